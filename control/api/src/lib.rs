@@ -1,0 +1,1 @@
+//! Kinds, schemas, codecs, defaulting, validation and selectors; pure.

@@ -1,0 +1,1 @@
+//! Reconcile functions, pure, and the loops around them.

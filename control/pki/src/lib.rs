@@ -1,0 +1,1 @@
+//! Certificates, keys, rustls configurations and the TLS accept loop.

@@ -1,0 +1,1 @@
+//! decide(snapshot, pod), pure, and the loop around it.

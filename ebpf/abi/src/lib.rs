@@ -1,0 +1,1 @@
+//! Map keys and values, shared by both sides; no_std.

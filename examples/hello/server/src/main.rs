@@ -1,0 +1,2 @@
+//! The example's HTTP echo server.
+fn main() {}

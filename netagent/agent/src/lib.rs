@@ -1,0 +1,1 @@
+//! Watches services, endpoints and pods, and keeps the kernel in step.

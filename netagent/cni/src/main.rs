@@ -1,0 +1,2 @@
+//! A CNI plugin.
+fn main() {}

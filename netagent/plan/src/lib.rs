@@ -1,0 +1,1 @@
+//! Services, endpoints, pods and nodes to links, routes and map entries; IPAM; pure.

@@ -1,0 +1,1 @@
+//! Images: load, verify, unpack, snapshot, prune.

@@ -1,0 +1,1 @@
+//! Pod workers, volumes, probes, the kubelet's HTTPS API, status.

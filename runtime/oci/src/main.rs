@@ -1,0 +1,2 @@
+//! kernelet-oci: runc's command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! (pods wanted, pods observed) to steps; pure.

@@ -1,0 +1,1 @@
+//! The static programs that kernelet carries: shim, pod init, hello.

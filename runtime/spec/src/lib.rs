@@ -1,0 +1,1 @@
+//! OCI bundle to validated container plan; pure.

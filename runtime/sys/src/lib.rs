@@ -1,0 +1,1 @@
+//! clone3, mounts, cgroups, seccomp, capabilities: the kernel's choke points.

@@ -1,0 +1,1 @@
+//! Holds the dependency edges against cargo metadata.

@@ -1,0 +1,1 @@
+//! Scenarios, run as root on this kernel by test.sh.
