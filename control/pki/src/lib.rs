@@ -1,1 +1,17 @@
-//! Certificates, keys, rustls configurations and the TLS accept loop.
+//! Certificates, keys, rustls configurations, kubeconfigs and the TLS accept loop: what the server and the
+//! node's HTTPS API have in common.
+//!
+//! **Invariants:** no key is written with a mode other than 0600; no file is half-written (temporary name,
+//! sync, rename); nothing here knows a path, verb or kind of the API.
+
+mod ca;
+mod files;
+mod kubeconfig;
+mod serve;
+mod tls;
+
+pub use ca::{Ca, CsrError, IdentitySpec, Lifetimes, PkiError, ServiceAccountKeys, Usage};
+pub use files::{Identity, write_private, write_public};
+pub use kubeconfig::{KubeConfig, Login};
+pub use serve::{PeerCertificates, RemoteAddr, ServeLimits, serve_tls};
+pub use tls::{PeerIdentity, TlsError, client_config, peer_identity, server_config};

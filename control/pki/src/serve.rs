@@ -1,0 +1,149 @@
+//! The TLS accept loop: HTTP/1.1 (with upgrades) and HTTP/2 by ALPN, who called in the request's extensions.
+//!
+//! One task a connection. A failed handshake or a broken connection ends that connection and nothing else;
+//! on shutdown each connection finishes the requests it has, within the given time.
+
+use std::{
+    convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::{Body, Incoming},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use rustls::pki_types::CertificateDer;
+use tokio::{net::TcpListener, sync::Semaphore, time};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// The caller's verified certificates, leaf first; empty when it showed none.
+#[derive(Clone, Debug)]
+pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
+
+/// Where the caller's connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteAddr(pub SocketAddr);
+
+/// How much strangers may take.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeLimits {
+    /// Open connections; further ones wait in the kernel's backlog.
+    pub connections: usize,
+    /// A client that takes longer over its TLS handshake is dropped.
+    pub handshake: Duration,
+    /// A client that takes longer over one request's head is dropped.
+    pub head: Duration,
+    /// After shutdown began, how long running requests may go on.
+    pub drain: Duration,
+}
+
+impl Default for ServeLimits {
+    fn default() -> Self {
+        Self {
+            connections: 8192,
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Accepts until `shutdown`; `handle` answers each request.
+pub async fn serve_tls<H, F, B>(
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    limits: ServeLimits,
+    handle: H,
+    shutdown: CancellationToken,
+) where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let acceptor = TlsAcceptor::from(config);
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let connections = GracefulShutdown::new();
+    loop {
+        let slot = tokio::select! {
+            () = shutdown.cancelled() => break,
+            slot = slots.clone().acquire_owned() => slot.expect("the semaphore is never closed"),
+        };
+        let (stream, remote) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors or memory: connections that end free some. Accepting again at
+                    // once would only spin.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let _ = stream.set_nodelay(true);
+        let (acceptor, handle) = (acceptor.clone(), handle.clone());
+        let watcher = connections.watcher();
+        tokio::spawn(async move {
+            let _slot = slot;
+            let stream = match time::timeout(limits.handshake, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(%remote, %error, "TLS handshake failed");
+                    return;
+                }
+                Err(_) => {
+                    tracing::debug!(%remote, "TLS handshake took too long");
+                    return;
+                }
+            };
+            let peer = PeerCertificates(
+                stream
+                    .get_ref()
+                    .1
+                    .peer_certificates()
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|certificate| certificate.clone().into_owned())
+                    .collect(),
+            );
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(peer.clone());
+                request.extensions_mut().insert(RemoteAddr(remote));
+                let answer = handle(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder
+                .http1()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.head)
+                .http2()
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(1000)
+                .keep_alive_interval(Duration::from_secs(30));
+            let connection = builder
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .into_owned();
+            let served: Pin<Box<dyn Future<Output = _> + Send>> =
+                Box::pin(watcher.watch(connection));
+            if let Err(error) = served.await {
+                tracing::debug!(%remote, %error, "connection ended");
+            }
+        });
+    }
+    drop(listener);
+    if time::timeout(limits.drain, connections.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::debug!("requests were still running when the server stopped");
+    }
+}

@@ -1,0 +1,95 @@
+//! The workspace keeps its edges, and a wrong one would be found.
+
+use std::process::Command;
+
+use kernelet_layers::{Edges, violations};
+
+fn edges() -> Edges {
+    toml::from_str(include_str!("../edges.toml")).expect("edges.toml parses")
+}
+
+/// A workspace of the given `(crate, [(dependency, kind)])`, as `cargo metadata` would print it.
+fn workspace(crates: &[(&str, &[(&str, Option<&str>)])]) -> String {
+    let packages: Vec<_> = crates
+        .iter()
+        .map(|(name, dependencies)| {
+            let dependencies: Vec<_> = dependencies
+                .iter()
+                .map(|(name, kind)| serde_json::json!({ "name": name, "kind": kind }))
+                .collect();
+            serde_json::json!({ "id": name, "name": name, "dependencies": dependencies })
+        })
+        .collect();
+    let members: Vec<_> = crates.iter().map(|(name, _)| name).collect();
+    serde_json::json!({ "packages": packages, "workspace_members": members }).to_string()
+}
+
+fn check(crates: &[(&str, &[(&str, Option<&str>)])], expect: &[&str]) {
+    let mut edges = edges();
+    let named: Vec<&str> = crates.iter().map(|(name, _)| *name).collect();
+    edges.edges.retain(|name, _| named.contains(&name.as_str()));
+    assert_eq!(violations(&edges, &workspace(crates)).unwrap(), expect);
+}
+
+#[test]
+fn the_workspace_keeps_its_edges() {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--offline",
+        ])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .output()
+        .expect("cargo metadata runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let found = violations(&edges(), &String::from_utf8(output.stdout).unwrap()).unwrap();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a_wrong_edge_is_found() {
+    check(
+        &[
+            ("kernelet-server", &[("kernelet-sys", None)]),
+            ("kernelet-sys", &[]),
+        ],
+        &["kernelet-server may not depend on kernelet-sys"],
+    );
+    check(
+        &[
+            ("kernelet-node", &[("kernelet-netagent", None)]),
+            ("kernelet-netagent", &[]),
+        ],
+        &["kernelet-node may not depend on kernelet-netagent"],
+    );
+    check(
+        &[("kernelet-api", &[("tokio", None)])],
+        &["kernelet-api is pure and may not depend on tokio"],
+    );
+    check(&[("kernelet-api", &[("tokio", Some("dev"))])], &[]);
+    check(
+        &[
+            ("kernelet-client", &[("kernelet-server", Some("dev"))]),
+            ("kernelet-server", &[]),
+        ],
+        &[],
+    );
+    check(
+        &[
+            ("kernelet-client", &[("kernelet-server", None)]),
+            ("kernelet-server", &[]),
+        ],
+        &["kernelet-client may not depend on kernelet-server"],
+    );
+    check(
+        &[("kernelet-new", &[])],
+        &["kernelet-new is not in edges.toml"],
+    );
+}
