@@ -1,1 +1,22 @@
-//! The API server: HTTP, authentication, authorisation, admission, watch cache.
+//! The API server: the only crate that knows paths, verbs and media types.
+//!
+//! One generic handler serves every resource of the registry; authentication, authorisation and admission
+//! stand before it, the watch cache and the store behind it. It is reached over TLS ([`Server::serve`]) or, by
+//! components of the same process, as a `tower` service with an identity attached ([`Server::service`]).
+//!
+//! **Invariant:** nothing here knows how a pod runs or a packet travels; nodes are ordinary clients.
+//! **Invariant:** nobody but this crate opens the store.
+//! **Invariant:** there is no way to switch authentication or authorisation off.
+
+mod body;
+mod config;
+mod query;
+mod request;
+mod server;
+mod user;
+
+pub use config::{Cidr, CidrError, ServerConfig};
+pub use request::RequestInfo;
+pub use body::ResponseBody;
+pub use server::{InProcess, Server, StartError};
+pub use user::UserInfo;
