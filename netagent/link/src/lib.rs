@@ -1,1 +1,5 @@
 //! Netlink, network namespaces, nftables.
+
+mod error;
+
+pub use error::LinkError;
