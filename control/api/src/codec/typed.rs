@@ -1,0 +1,1 @@
+//! The schema-driven walk over a plain tree.

@@ -1,0 +1,1 @@
+//! Upstream's defaults, one function a kind.

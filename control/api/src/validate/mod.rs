@@ -1,0 +1,1 @@
+//! Upstream's validation, one function a kind.
