@@ -33,6 +33,8 @@ pub struct TypeDef {
     pub gvks: Vec<Gvk>,
     /// For an open type (a CRD with preserved unknown fields): unlisted fields are kept. Upstream's own types have none.
     pub preserve_unknown: bool,
+    /// `x-kubernetes-map-type: atomic` on the type: apply replaces it as a whole.
+    pub atomic: bool,
     index: HashMap<String, usize>,
 }
 
@@ -214,6 +216,7 @@ impl TypeDef {
             fields,
             gvks,
             preserve_unknown: false,
+            atomic: false,
             index,
         }
     }
