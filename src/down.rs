@@ -1,0 +1,95 @@
+//! `kernelet down`: ends the program; with `--pods` the pods too; with `--purge` everything that is ours.
+
+use std::{
+    fs, io,
+    os::fd::AsFd,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{
+    cli::{DownOptions, Global},
+    control_socket::{self, Request},
+    instance::Instance,
+    node, preflight,
+};
+
+/// How long the program may take to finish what it has begun.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+pub fn run(global: &Global, options: &DownOptions) -> anyhow::Result<ExitCode> {
+    preflight::root("ends processes of root")?;
+    let Some(instance) = Instance::find(&global.data_dir)? else {
+        println!("there is nothing of kernelet in {}", global.data_dir.display());
+        return Ok(ExitCode::SUCCESS);
+    };
+    if stop(&instance)? {
+        println!("kernelet stopped");
+    }
+    if options.pods || options.purge {
+        // From here on this process is the instance: no `up` may come between.
+        crate::instance::private_dir(&instance.run_dir)?;
+        crate::instance::private_dir(&instance.log_dir)?;
+        let lock = instance.lock()?;
+        let ended = node::end_pods(&instance)?;
+        println!("{ended} pods ended");
+        if options.purge {
+            purge(&instance)?;
+            println!("purged {}", instance.data_dir.display());
+        }
+        drop(lock);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stops the running program and waits for its end; `false` when none ran.
+fn stop(instance: &Instance) -> anyhow::Result<bool> {
+    let Some(connection) = control_socket::connect(&instance.socket())? else { return Ok(false) };
+    let pid = connection.pid;
+    let process = kernelet_sys::pidfd_open(pid).with_context(|| format!("cannot watch process {pid}"))?;
+    connection.ask(Request::Stop)?;
+    let until = Instant::now() + STOP_WITHIN;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!("process {pid} did not end within {} s; its log is {}", STOP_WITHIN.as_secs(), instance.log_file().display());
+        }
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error).context("cannot wait for the program's end"),
+        }
+    }
+}
+
+/// Takes away everything that carries the instance's id; goes on past errors and names them all.
+fn purge(instance: &Instance) -> anyhow::Result<()> {
+    let mut errors = node::purge(instance);
+    errors.extend(kernelet_netagent::purge(&instance.id, &instance.run_dir));
+    for dir in [&instance.log_dir, &instance.run_dir, &instance.data_dir] {
+        if let Err(error) = remove(dir) {
+            errors.push(format!("cannot remove {}: {error}", dir.display()));
+        }
+    }
+    // The folders that instances share go with the last one.
+    for shared in ["/run/kernelet", "/var/log/kernelet"] {
+        let _ = fs::remove_dir(shared);
+    }
+    if !errors.is_empty() {
+        bail!("not everything could be removed:\n  {}", errors.join("\n  "));
+    }
+    Ok(())
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
