@@ -1,1 +1,3 @@
 //! The pod's own process and its protocol.
+
+pub mod protocol;
