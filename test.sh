@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Runs every check that this machine can run, prints what it skipped and why, and ends with the counts.
+#
+#   ./test.sh                 everything
+#   ./test.sh quick           format, clippy, layers, unit tests
+#   ./test.sh root [FILTER]   the tests that need root (a nextest filter narrows them)
+#   ./test.sh vm              the VM tier
+set -uo pipefail
+cd "$(dirname "$0")"
+. tests/install.sh
+passed=0 failed=0 skipped=0
+failures=() skips=()
+logs=target/test-logs
+mkdir -p "$logs"
+
+note_pass() { passed=$((passed + 1)); printf 'PASS  %s\n' "$1"; }
+note_fail() { failed=$((failed + 1)); failures+=("$1"); printf 'FAIL  %s\n' "$1"; }
+note_skip() { skipped=$((skipped + 1)); skips+=("$1: $2"); printf 'SKIP  %s: %s\n' "$1" "$2"; }
+
+# check NAME COMMAND…: one check; its output is shown when it fails.
+check() {
+  local name=$1; shift
+  local began=$SECONDS
+  if "$@" >"$logs/$name.log" 2>&1; then
+    note_pass "$name ($((SECONDS - began)) s)"
+  else
+    tail -60 "$logs/$name.log"
+    note_fail "$name"
+  fi
+}
+
+# nextest NAME ARGS…: many checks; the counts are the runner's own.
+nextest() {
+  local name=$1; shift
+  local began=$SECONDS line
+  cargo nextest run --no-fail-fast --no-tests=warn --success-output final --failure-output final --final-status-level fail "$@" >"$logs/$name.log" 2>&1
+  local code=$?
+  line=$(grep -E '^ +Summary \[' "$logs/$name.log" | tail -1)
+  if [ -z "$line" ]; then
+    tail -60 "$logs/$name.log"; note_fail "$name (did not run)"; return
+  fi
+  local ok bad
+  ok=$(sed -n 's/.*[^0-9]\([0-9][0-9]*\) passed.*/\1/p' <<<"$line"); bad=$(sed -n 's/.*[^0-9]\([0-9][0-9]*\) failed.*/\1/p' <<<"$line")
+  local timed; timed=$(sed -n 's/.*[^0-9]\([0-9][0-9]*\) timed out.*/\1/p' <<<"$line")
+  bad=$(( ${bad:-0} + ${timed:-0} ))
+  [ "$code" != 0 ] && [ "$bad" = 0 ] && bad=1
+  passed=$((passed + ${ok:-0})); failed=$((failed + bad))
+  printf '%s: %s passed, %s failed (%d s)\n' "$name" "${ok:-0}" "$bad" "$((SECONDS - began))"
+  if [ "$bad" != 0 ]; then
+    grep -E '^ +(FAIL|TIMEOUT|SIGNAL|ABORT)' "$logs/$name.log" | sort -u | while read -r row; do echo "  $row"; done
+    failures+=("$name: $(grep -cE '^ +(FAIL|TIMEOUT)' "$logs/$name.log") tests, see the log above")
+    tail -150 "$logs/$name.log"
+  fi
+  while read -r row; do note_skip "${row%%: *}" "${row#*: }"; passed=$((passed > 0 ? passed - 1 : 0)); done \
+    < <(sed -n 's/^ *SKIP \(.*: .*\)/\1/p' "$logs/$name.log" | sort -u)
+}
+
+# What must be the same before and after.
+traces() {
+  find /sys/fs/cgroup -mindepth 2 -type d 2>/dev/null | grep -v -e init.scope -e system.slice -e user.slice | sort
+  awk '{print "mount", $5}' /proc/self/mountinfo | sort
+  find /sys/fs/bpf -mindepth 1 2>/dev/null | sort
+  ls /sys/class/net /run/netns /run/kernelet /var/log/kernelet 2>/dev/null
+  for comm in /proc/[0-9]*/comm; do
+    read -r name 2>/dev/null <"$comm" && case $name in kernelet*) echo "process $name" ;; esac
+  done
+}
+
+quick() {
+  check format cargo fmt --all --check
+  check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
+  nextest unit --workspace --locked -E 'not binary(/^root_/)'
+}
+
+release() { check release-build cargo build --release --locked -p kernelet -p kernelet-oci -p kernelet-cni; }
+
+root_tier() {
+  if [ "$(id -u)" != 0 ]; then note_skip root-tier "it needs root"; return; fi
+  nextest root --workspace --locked -E "binary(/^root_/)${1:+ and ($1)}"
+}
+
+python_tier() {
+  if [ "$(id -u)" != 0 ]; then note_skip python-client "it needs root"; return; fi
+  if ! python_client; then note_skip python-client "it cannot be installed"; return; fi
+  check python-client tests/python/run.sh
+}
+
+vm_tier() {
+  if [ "$(id -u)" != 0 ]; then note_skip vm-tier "it needs root to build the guest's root"; return; fi
+  local set
+  for set in vagrant/sets/*.sh; do
+    set=$(basename "$set" .sh)
+    check "vm-$set" vagrant/lab run "$set"
+  done
+}
+
+what=${1:-all}
+build_tools || exit 2
+nextest_tool || exit 2
+if [ "$what" = all ] || [ "$what" = root ]; then
+  packages busybox:busybox-static ip:iproute2 nft:nftables nsenter:util-linux runc:runc crun:crun strace:strace \
+    etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 || true
+  kubectl_tool || note_skip kubectl "no kubectl 1.31 or newer can be had"
+fi
+case $what in all | quick) fixtures || note_skip fixtures "golang-k8s-api-dev cannot be fetched" ;; esac
+case $what in
+  quick) quick ;;
+  root) release; root_tier "${2:-}" ;;
+  vm) release; vm_tier ;;
+  all)
+    before=$(traces)
+    quick
+    release
+    root_tier ""
+    python_tier
+    vm_tier
+    after=$(traces)
+    if [ "$before" = "$after" ]; then note_pass nothing-left-behind; else diff <(echo "$before") <(echo "$after"); note_fail nothing-left-behind; fi
+    ;;
+  *) echo "usage: ./test.sh [quick | root [FILTER] | vm]" >&2; exit 2 ;;
+esac
+
+echo
+printf 'ledger: %d held, %d in part, %d missing (docs/status.md)\n' \
+  "$(grep -cE '^\|.*\| held \|' docs/status.md)" "$(grep -cE '^\|.*\| part \|' docs/status.md)" "$(grep -cE '^\|.*\| missing \|' docs/status.md)"
+for row in "${skips[@]+"${skips[@]}"}"; do echo "skipped: $row"; done
+for row in "${failures[@]+"${failures[@]}"}"; do echo "failed: $row"; done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]

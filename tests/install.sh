@@ -1,0 +1,83 @@
+# Sourced by up.sh, test.sh and bench.sh: installs what each needs on a fresh Debian or Ubuntu machine. Each function
+# is idempotent and quick when nothing is missing.
+
+cache=${KERNELET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kernelet}
+mkdir -p "$cache"
+
+# packages PROGRAM-OR-FILE:PACKAGE… : installs the packages of what is missing.
+packages() {
+  local missing=() pair what
+  for pair in "$@"; do
+    what=${pair%%:*}
+    case $what in
+      /*) [ -e "$what" ] || missing+=("${pair##*:}") ;;
+      *) command -v "$what" >/dev/null 2>&1 || missing+=("${pair##*:}") ;;
+    esac
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  if [ "$(id -u)" != 0 ]; then
+    echo "missing: ${missing[*]}; install them, or run this as root" >&2
+    return 1
+  fi
+  echo "installing ${missing[*]}" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq >/dev/null 2>&1 || true
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$cache/apt.log" 2>&1 \
+    || { tail -5 "$cache/apt.log" >&2; return 1; }
+}
+
+# A Rust toolchain by rustup is expected; a C compiler and linker are not.
+build_tools() {
+  packages cc:gcc make:make
+  if ! command -v cargo >/dev/null 2>&1; then
+    [ -e "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+  fi
+  command -v cargo >/dev/null 2>&1 || { echo "cargo is missing: install Rust with rustup" >&2; return 1; }
+}
+
+# kubectl 1.31 or newer: the one on the PATH, else Debian 13's, a single binary.
+kubectl_tool() {
+  local minor
+  minor=$(kubectl version --client -o json 2>/dev/null | sed -n 's/.*"minor": "\([0-9]*\).*/\1/p' | head -1)
+  if [ "${minor:-0}" -ge 31 ]; then return 0; fi
+  export PATH="$cache/bin:$PATH"
+  [ -x "$cache/bin/kubectl" ] && return 0
+  local work; work=$(mktemp -d "$cache/kubectl.XXXX")
+  mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$cache/bin"
+  local mirror
+  mirror=$(sed -n 's/^\(deb\|URIs:\)\( \[[^]]*\]\)\? *\(http[^ ]*\).*/\3/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v security | head -1)
+  echo "deb [trusted=no] ${mirror:-http://deb.debian.org/debian} trixie main" > "$work/sources.list"
+  local options=(-qq -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null
+    -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache")
+  (cd "$work" && apt-get "${options[@]}" update && apt-get "${options[@]}" download kubectl && dpkg-deb -x kubectl_*.deb root) >"$cache/kubectl.log" 2>&1 \
+    || { tail -3 "$cache/kubectl.log" >&2; return 1; }
+  cp "$work/root/usr/bin/kubectl" "$cache/bin/kubectl"
+  rm -rf "$work"
+}
+
+nextest_tool() {
+  cargo nextest --version >/dev/null 2>&1 && return 0
+  echo "building cargo-nextest" >&2
+  cargo install --locked --quiet cargo-nextest
+}
+
+# The API's objects in every encoding, each field filled, as upstream's own tests have them.
+fixtures() {
+  export KERNELET_FIXTURES="$cache/fixtures"
+  [ -n "$(ls "$KERNELET_FIXTURES" 2>/dev/null)" ] && return 0
+  local work; work=$(mktemp -d "$cache/api.XXXX")
+  (cd "$work" && apt-get download -qq golang-k8s-api-dev && dpkg-deb -x golang-k8s-api-dev_*.deb root) >"$cache/fixtures.log" 2>&1 \
+    || { tail -3 "$cache/fixtures.log" >&2; rm -rf "$work"; return 1; }
+  mkdir -p "$KERNELET_FIXTURES"
+  cp "$work"/root/usr/share/gocode/src/k8s.io/api/testdata/HEAD/* "$KERNELET_FIXTURES/"
+  rm -rf "$work"
+}
+
+# The Python client, in an environment of its own.
+python_client() {
+  export KERNELET_PYTHON="$cache/python/bin/python"
+  "$KERNELET_PYTHON" -c 'import kubernetes, yaml' >/dev/null 2>&1 && return 0
+  packages python3:python3 || return 1
+  python3 -m venv "$cache/python" 2>/dev/null || { packages /usr/lib/python3/dist-packages/ensurepip:python3-venv; python3 -m venv "$cache/python"; }
+  "$cache/python/bin/pip" install -q 'kubernetes>=32' pyyaml >"$cache/pip.log" 2>&1 || { tail -3 "$cache/pip.log" >&2; return 1; }
+}

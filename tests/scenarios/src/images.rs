@@ -1,0 +1,117 @@
+//! Image archives as `docker save` writes them, made from static programs of this machine.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// What goes into an image of one layer.
+#[derive(Clone, Debug, Default)]
+pub struct ImageSpec {
+    /// `name:tag`.
+    pub name: String,
+    /// Path in the image, content, mode.
+    pub files: Vec<(String, Vec<u8>, u32)>,
+    /// Path in the image, target.
+    pub links: Vec<(String, String)>,
+    /// The image configuration's `config`: Env, Entrypoint, Cmd, User, WorkingDir.
+    pub config: Value,
+}
+
+/// Writes the image as an archive of `docker save`.
+pub fn image_archive(spec: &ImageSpec, path: &Path) {
+    let mut layer = tar::Builder::new(Vec::new());
+    for (name, content, mode) in &spec.files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(*mode);
+        layer
+            .append_data(&mut header, name, content.as_slice())
+            .unwrap();
+    }
+    for (name, target) in &spec.links {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        header.set_mode(0o777);
+        layer.append_link(&mut header, name, target).unwrap();
+    }
+    let layer = layer.into_inner().unwrap();
+    let digest = hex(&layer);
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": spec.config,
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
+        "history": [{ "created_by": "kernelet scenarios" }],
+    })
+    .to_string()
+    .into_bytes();
+    let config_name = format!("{}.json", hex(&config));
+    let layer_name = format!("{digest}/layer.tar");
+    let manifest =
+        json!([{ "Config": config_name, "RepoTags": [spec.name], "Layers": [layer_name] }])
+            .to_string()
+            .into_bytes();
+    let mut archive = tar::Builder::new(File::create(path).unwrap());
+    for (name, content) in [
+        (&config_name, &config),
+        (&layer_name, &layer),
+        (&"manifest.json".to_owned(), &manifest),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive
+            .append_data(&mut header, name, content.as_slice())
+            .unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+/// Debian's static busybox as `busybox:test`, with every applet linked; musl-like in that it has no libc of its own.
+pub fn busybox_image(dir: &Path) -> PathBuf {
+    let busybox = std::fs::read("/bin/busybox")
+        .or_else(|_| std::fs::read("/usr/bin/busybox"))
+        .expect("busybox-static is installed");
+    let applets = std::process::Command::new("busybox")
+        .arg("--list")
+        .output()
+        .expect("busybox runs");
+    let links = String::from_utf8_lossy(&applets.stdout)
+        .lines()
+        .filter(|applet| *applet != "busybox")
+        .map(|applet| (format!("bin/{applet}"), "busybox".to_owned()))
+        .collect();
+    let path = dir.join("busybox.tar");
+    let spec = ImageSpec {
+        name: "busybox:test".into(),
+        files: vec![
+            ("bin/busybox".into(), busybox, 0o755),
+            (
+                "etc/passwd".into(),
+                b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001:web:/home:/bin/sh\n".to_vec(),
+                0o644,
+            ),
+            (
+                "etc/group".into(),
+                b"root:x:0:\nweb:x:1001:\nextra:x:2000:web\n".to_vec(),
+                0o644,
+            ),
+            ("tmp/.keep".into(), Vec::new(), 0o644),
+            ("home/.keep".into(), Vec::new(), 0o644),
+        ],
+        links,
+        config: json!({ "Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sh"] }),
+    };
+    image_archive(&spec, &path);
+    path
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
