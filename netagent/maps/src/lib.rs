@@ -1,6 +1,17 @@
-//! Loads the eBPF programs, applies map entries, pins.
+//! Loads the eBPF programs, applies map entries, pins; and reads back what the kernel holds.
+//!
+//! **Invariant:** the only crate that loads eBPF. It decides nothing about services: it writes what it
+//! is told, and its views read only the kernel's maps.
 
 mod error;
+pub mod flows;
+mod paths;
+mod plane;
+mod sys;
+mod tables;
 pub mod view;
 
 pub use error::LoadError;
+pub use paths::{Bpffs, purge};
+pub use plane::{DataPlane, EntryError, ObservedServices};
+pub use sys::netns_cookie;
