@@ -1,0 +1,116 @@
+//! The strategic merge patch that brings the API's status to ours, with nothing in it that hasn't changed.
+
+use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
+use serde_json::{Map, Value, json};
+
+use super::conditions::OWN;
+
+/// Whether the API already has everything of ours.
+pub(super) fn same(theirs: &PodStatus, ours: &PodStatus) -> bool {
+    fields(Some(theirs), ours).is_empty()
+}
+
+/// The body of the PATCH of `status`; the uid guards against a namesake. `None`: nothing to tell.
+pub fn status_patch(uid: &str, theirs: Option<&PodStatus>, ours: &PodStatus) -> Option<Value> {
+    let fields = fields(theirs, ours);
+    (!fields.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": fields}))
+}
+
+fn fields(theirs: Option<&PodStatus>, ours: &PodStatus) -> Map<String, Value> {
+    let default = PodStatus::default();
+    let theirs = theirs.unwrap_or(&default);
+    let mut patch = Map::new();
+    let mut put = |name: &str, old: Value, new: Value| {
+        if old != new {
+            patch.insert(name.to_owned(), new);
+        }
+    };
+    put("phase", json!(theirs.phase), json!(ours.phase));
+    put("reason", json!(theirs.reason), json!(ours.reason));
+    put("message", json!(theirs.message), json!(ours.message));
+    put("hostIP", json!(theirs.host_ip), json!(ours.host_ip));
+    put(
+        "hostIPs",
+        json!(theirs.host_ips),
+        replaced(&json!(theirs.host_ips), json!(ours.host_ips)),
+    );
+    put("podIP", json!(theirs.pod_ip), json!(ours.pod_ip));
+    put(
+        "podIPs",
+        json!(theirs.pod_ips),
+        replaced(&json!(theirs.pod_ips), json!(ours.pod_ips)),
+    );
+    put(
+        "startTime",
+        json!(theirs.start_time),
+        json!(ours.start_time),
+    );
+    put("qosClass", json!(theirs.qos_class), json!(ours.qos_class));
+    put(
+        "observedGeneration",
+        json!(theirs.observed_generation),
+        json!(ours.observed_generation),
+    );
+    put(
+        "initContainerStatuses",
+        json!(theirs.init_container_statuses),
+        json!(ours.init_container_statuses),
+    );
+    put(
+        "containerStatuses",
+        json!(theirs.container_statuses),
+        json!(ours.container_statuses),
+    );
+    let changed = conditions(theirs, ours);
+    if !changed.is_empty() {
+        patch.insert("conditions".to_owned(), Value::Array(changed));
+    }
+    patch
+}
+
+/// Conditions merge by type, so only ours that changed are sent. An absent reason must be sent as null.
+fn conditions(theirs: &PodStatus, ours: &PodStatus) -> Vec<Value> {
+    let before = |type_: &str| {
+        theirs
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| c.type_ == type_)
+    };
+    ours.conditions
+        .iter()
+        .flatten()
+        .filter(|c| OWN.contains(&c.type_.as_str()) && before(&c.type_) != Some(*c))
+        .map(|c| condition(before(&c.type_), c))
+        .collect()
+}
+
+fn condition(old: Option<&PodCondition>, new: &PodCondition) -> Value {
+    let mut value = json!(new);
+    for (name, gone) in [
+        (
+            "reason",
+            old.is_some_and(|o| o.reason.is_some()) && new.reason.is_none(),
+        ),
+        (
+            "message",
+            old.is_some_and(|o| o.message.is_some()) && new.message.is_none(),
+        ),
+    ] {
+        if gone && let Some(map) = value.as_object_mut() {
+            map.insert(name.to_owned(), Value::Null);
+        }
+    }
+    value
+}
+
+/// A list that the strategic patch would merge by its key: replaced as a whole when it had something.
+fn replaced(old: &Value, new: Value) -> Value {
+    match (old, new) {
+        (Value::Array(old), Value::Array(mut new)) if *old != new && !old.is_empty() => {
+            new.insert(0, json!({"$patch": "replace"}));
+            Value::Array(new)
+        }
+        (_, new) => new,
+    }
+}
