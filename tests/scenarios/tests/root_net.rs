@@ -1,0 +1,287 @@
+//! Pods' network and Services: who reaches whom, by which address, and what happens when there is nobody.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use kernelet_scenarios::{Machine, Output, busybox_image, eventually, skip_unless_root};
+
+/// Two servers that answer with their name on HTTP and echo it on UDP, and a client.
+const PODS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web-a, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 1
+  hostname: web-a
+  subdomain: headless
+  containers:
+  - name: main
+    image: busybox:test
+    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; (while :; do hostname | nc -u -l -p 5353 -w 1; done) & exec httpd -f -p 8080 -h /tmp/www"]
+    ports: [{name: web, containerPort: 8080}, {name: echo, containerPort: 5353, protocol: UDP}]
+    readinessProbe: {tcpSocket: {port: web}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-b, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 1
+  hostname: web-b
+  subdomain: headless
+  containers:
+  - name: main
+    image: busybox:test
+    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; (while :; do hostname | nc -u -l -p 5353 -w 1; done) & exec httpd -f -p 8080 -h /tmp/www"]
+    ports: [{name: web, containerPort: 8080}, {name: echo, containerPort: 5353, protocol: UDP}]
+    readinessProbe: {tcpSocket: {port: web}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox:test
+    command: [/bin/sh, -c, "mkdir -p /tmp/do; while :; do if [ -e /work/job ]; then sh /work/job > /work/out 2>&1; echo $? > /work/rc; mv /work/job /work/old; fi; sleep 0.05; done"]
+    volumeMounts: [{name: work, mountPath: /work}]
+  volumes: [{name: work, hostPath: {path: WORK, type: DirectoryOrCreate}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: web}, {name: echo, port: 53, targetPort: echo, protocol: UDP}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: sticky}
+spec: {selector: {app: web}, sessionAffinity: ClientIP, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {selector: {app: nobody}, ports: [{name: t, port: 80}, {name: u, port: 53, protocol: UDP}]}
+"#;
+
+/// Runs a shell line in the client pod, through the folder they share: `exec` is not part of this.
+fn in_pod(machine: &Machine, script: &str) -> Output {
+    let work = machine.dir().join("work");
+    for name in ["rc", "out", "old"] {
+        let _ = std::fs::remove_file(work.join(name));
+    }
+    std::fs::write(work.join("job.new"), script).unwrap();
+    std::fs::rename(work.join("job.new"), work.join("job")).unwrap();
+    eventually(script, Duration::from_secs(20), || {
+        if work.join("old").exists() {
+            Ok(())
+        } else {
+            Err("it has not ended".into())
+        }
+    });
+    Output {
+        code: std::fs::read_to_string(work.join("rc"))
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap(),
+        stdout: std::fs::read_to_string(work.join("out")).unwrap(),
+        stderr: String::new(),
+    }
+}
+
+fn with_work(machine: &Machine) -> String {
+    PODS.replace("WORK", &machine.dir().join("work").to_string_lossy())
+}
+
+fn up(option: Option<&str>) -> Machine {
+    let mut machine = Machine::new();
+    if let Some(option) = option {
+        machine = machine.with(option);
+    }
+    machine.up();
+    machine.load_image(&busybox_image(machine.dir()));
+    machine.apply(&with_work(&machine));
+    for pod in ["pod/web-a", "pod/web-b", "pod/client"] {
+        machine.wait(pod, "condition=Ready", Duration::from_secs(30));
+    }
+    machine
+}
+
+fn ip(machine: &Machine, pod: &str) -> String {
+    machine.get(&["pod", pod])["status"]["podIP"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+fn service_ip(machine: &Machine, name: &str) -> String {
+    machine.get(&["service", name])["spec"]["clusterIP"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// Everything that the network promises; run as it is, and beside somebody else's firewall.
+fn check_everything(machine: &Machine) {
+    let (a, web) = (ip(machine, "web-a"), service_ip(machine, "web"));
+
+    // Pod to pod, host to pod, pod to host.
+    assert_eq!(
+        in_pod(machine, &format!("wget -qO- -T 3 http://{a}:8080/")).ok(),
+        "web-a\n"
+    );
+    assert_eq!(
+        machine
+            .sh(&format!("curl -sS --max-time 3 http://{a}:8080/"))
+            .ok(),
+        "web-a\n"
+    );
+
+    // The Service's address, from a pod and from the host; both backends.
+    for from_pod in [true, false] {
+        let mut seen = BTreeSet::new();
+        for _ in 0..30 {
+            let output = if from_pod {
+                in_pod(machine, &format!("wget -qO- -T 3 http://{web}/"))
+            } else {
+                machine.sh(&format!("curl -sS --max-time 3 http://{web}/"))
+            };
+            seen.insert(output.ok());
+            if seen.len() == 2 {
+                break;
+            }
+        }
+        assert_eq!(
+            seen.len(),
+            2,
+            "both backends answer (from a pod: {from_pod}): {seen:?}"
+        );
+    }
+    let echo = in_pod(machine, &format!("echo hi | nc -u -w 2 {web} 53")).stdout;
+    assert!(
+        echo.starts_with("web-"),
+        "UDP through the Service: {echo:?}"
+    );
+
+    // By name: short, with search paths, headless, a pod's own, and none.
+    assert!(
+        in_pod(machine, "wget -qO- -T 3 http://web/")
+            .ok()
+            .starts_with("web-")
+    );
+    assert!(
+        in_pod(
+            machine,
+            "wget -qO- -T 3 http://web.default.svc.cluster.local/"
+        )
+        .ok()
+        .starts_with("web-")
+    );
+    let headless = in_pod(machine, "nslookup headless.default.svc.cluster.local").stdout;
+    assert!(
+        headless.contains(&a) && headless.contains(&ip(machine, "web-b")),
+        "{headless}"
+    );
+    let own = in_pod(
+        machine,
+        "wget -qO- -T 3 http://web-b.headless.default.svc.cluster.local:8080/",
+    )
+    .ok();
+    assert_eq!(own, "web-b\n");
+    assert_ne!(
+        in_pod(machine, "nslookup absent.default.svc.cluster.local").code,
+        0
+    );
+
+    // Nobody there: refused at once, TCP, from a pod and from the host.
+    let nobody = service_ip(machine, "nobody");
+    let refused = in_pod(machine, &format!("wget -qO- -T 5 http://{nobody}/")).stdout;
+    assert!(refused.contains("refused"), "{refused}");
+    let refused = machine.sh(&format!("curl -sS --max-time 5 http://{nobody}/"));
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+
+    // The API server, from a pod, by the Service's name and with the pod's own token.
+    let answer = in_pod(
+        machine,
+        "d=/var/run/secrets/kubernetes.io/serviceaccount; test -s $d/token && \
+         wget -qO- -T 3 --no-check-certificate https://kubernetes.default.svc/version 2>&1 || true",
+    );
+    assert!(
+        answer.stdout.contains("401") || answer.stdout.contains("gitVersion"),
+        "{}",
+        answer.stdout
+    );
+}
+
+#[test]
+fn pods_services_and_names_are_reached_from_pods_and_from_the_host() {
+    skip_unless_root!();
+    let machine = up(None);
+    check_everything(&machine);
+
+    // Affinity: one client keeps one backend.
+    let sticky = service_ip(&machine, "sticky");
+    let mut seen = BTreeSet::new();
+    for _ in 0..20 {
+        seen.insert(in_pod(&machine, &format!("wget -qO- -T 3 http://{sticky}/")).ok());
+    }
+    assert_eq!(seen.len(), 1, "{seen:?}");
+
+    // A new endpoint list is in force for the next connection.
+    machine
+        .kubectl(&["delete", "pod", "web-b", "--timeout=20s"])
+        .ok();
+    let web = service_ip(&machine, "web");
+    eventually("only web-a is left", Duration::from_secs(5), || {
+        let rows = machine.kernelet(&["net", "services", "-o", "json"]).json();
+        let row = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["address"] == format!("{web}:80"))
+            .cloned();
+        match row.and_then(|row| row["backends"].as_array().map(Vec::len)) {
+            Some(1) => Ok(()),
+            other => Err(format!("{other:?} backends")),
+        }
+    });
+    for _ in 0..10 {
+        assert_eq!(
+            in_pod(&machine, &format!("wget -qO- -T 3 http://{web}/")).ok(),
+            "web-a\n"
+        );
+    }
+}
+
+#[test]
+fn a_pod_reaches_the_outside_under_the_nodes_address() {
+    skip_unless_root!();
+    let mut machine = up(None);
+    let script = "import socket,sys\ns=socket.create_server(('10.77.0.1',7070))\nwhile True:\n c,a=s.accept()\n c.sendall(a[0].encode()+b'\\n')\n c.close()\n";
+    machine.outside_spawn("python3", &["-c", script]);
+    let seen = eventually("the outside answers", Duration::from_secs(10), || {
+        let output = in_pod(&machine, "nc -w 3 10.77.0.1 7070");
+        if output.code == 0 && !output.stdout.is_empty() {
+            Ok(output.stdout)
+        } else {
+            Err(output.stdout)
+        }
+    });
+    assert_eq!(seen, "10.77.0.2\n", "the outside sees the node's address");
+}
+
+#[test]
+fn everything_holds_beside_a_firewall_that_drops_forwarded_and_incoming_packets() {
+    skip_unless_root!();
+    let machine = up(None);
+    machine
+        .sh("nft 'add table inet foreign; add chain inet foreign forward { type filter hook forward priority 0; policy drop; }; add chain inet foreign input { type filter hook input priority 0; policy drop; }; add rule inet foreign input ct state established,related accept; add rule inet foreign input iif lo accept'")
+        .ok();
+    check_everything(&machine);
+    let rules = machine.sh("nft list table inet foreign").ok();
+    assert!(rules.contains("policy drop"), "{rules}");
+}
