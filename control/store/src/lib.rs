@@ -6,9 +6,11 @@
 //! **Invariant:** the only write is [`Txn`] (and the lease calls); there is no closure and no await inside a
 //! transaction. An answer and a watch event leave only after the sync that makes them durable.
 
+mod embedded;
 mod error;
 mod store;
 mod types;
+mod validate;
 mod watch;
 
 pub use error::{OpenError, StoreError, WatchError};

@@ -2,10 +2,12 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use crate::{
+    embedded::Embedded, watch,
     LeaseId, LeaseStatus, OpenError, Range, RangeResponse, Revision, Stats, StoreError, Txn,
     TxnResponse, Watch, WatchError, Watcher,
 };
@@ -37,44 +39,66 @@ impl Options {
 
 /// A store; cloning gives another handle to the same one. It closes when the last handle goes.
 #[derive(Clone, Debug)]
-pub struct Store {}
+pub struct Store(Inner);
+
+#[derive(Clone, Debug)]
+enum Inner {
+    Embedded(Arc<Embedded>),
+}
 
 impl Store {
     /// Opens the embedded engine. Blocks for the time of opening (milliseconds).
     pub fn open(options: Options) -> Result<Store, OpenError> {
-        let _ = options;
-        todo!()
-    }
-
-    /// Connects to an etcd cluster: `etcd://host:port,host:port`, or `etcds://…` for TLS.
-    pub async fn connect(url: &str) -> Result<Store, OpenError> {
-        let _ = url;
-        todo!()
+        Ok(Store(Inner::Embedded(Arc::new(Embedded::open(&options)?))))
     }
 
     /// Runs a transaction; the answer comes after the sync.
     pub async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
-        let _ = txn;
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.txn(txn).await,
+        }
     }
 
     /// Reads. Linearizable: it sees every write answered before it was called.
     pub async fn range(&self, range: Range) -> Result<RangeResponse, StoreError> {
-        let _ = range;
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.range(range).await,
+        }
     }
 
     /// Starts a watch. Nothing that happens after the return is missed. A start revision below the floor fails in
     /// the watcher's first `next`.
     pub fn watch(&self, watch: Watch) -> Result<Watcher, WatchError> {
-        let _ = watch;
-        todo!()
+        Ok(Watcher(match &self.0 {
+            Inner::Embedded(store) => watch::Inner::Embedded(Box::new(store.watch(watch)?)),
+        }))
     }
 
-    /// Forgets what was superseded before `revision`; space is given back in the background.
+    /// Makes `revision` the oldest that can be read; space is given back in the background.
     pub async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
-        let _ = revision;
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.compact(revision).await,
+        }
+    }
+
+    /// Compacts every `every` to what was the newest revision one interval before, until dropped. An error ends it
+    /// only when the store has stopped.
+    pub async fn compact_periodically(&self, every: Duration) -> StoreError {
+        let mut interval = tokio::time::interval(every);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut target = None;
+        loop {
+            interval.tick().await;
+            if let Some(revision) = target {
+                match self.compact(revision).await {
+                    // Nothing was written since, or somebody else compacted.
+                    Ok(()) | Err(StoreError::Compacted { .. }) => {}
+                    Err(error @ StoreError::Stopped(_)) => return error,
+                    Err(error) => tracing::warn!(%error, %revision, "can't compact the store"),
+                }
+            }
+            target = self.revision().await.ok();
+        }
     }
 
     /// Makes a lease; without an id the store chooses one.
@@ -83,62 +107,80 @@ impl Store {
         id: Option<LeaseId>,
         ttl: Duration,
     ) -> Result<LeaseStatus, StoreError> {
-        let _ = (id, ttl);
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.lease_grant(id, ttl).await,
+        }
     }
 
     /// Gives a lease its full time again, which is the answer.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration, StoreError> {
-        let _ = id;
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.lease_keep_alive(id).await,
+        }
     }
 
-    /// Ends a lease and deletes its keys, in one revision.
+    /// Ends a lease and deletes its keys, in one revision, which is the answer.
     pub async fn lease_revoke(&self, id: LeaseId) -> Result<Revision, StoreError> {
-        let _ = id;
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.lease_revoke(id).await,
+        }
     }
 
     /// How a lease stands.
     pub async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseStatus, StoreError> {
-        let _ = id;
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.lease_time_to_live(id).await,
+        }
     }
 
     /// Every lease's id.
     pub async fn leases(&self) -> Result<Vec<LeaseId>, StoreError> {
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.leases().await,
+        }
     }
 
     /// The newest durable revision. The embedded engine answers from memory; with a cluster this is a request.
     pub async fn revision(&self) -> Result<Revision, StoreError> {
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => Ok(store.revision()),
+        }
     }
 
     /// Figures.
     pub async fn stats(&self) -> Result<Stats, StoreError> {
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.stats().await,
+        }
     }
 
     /// Writes a consistent copy of the store to the new file `path` while it runs.
-    pub async fn backup(&self, path: &Path) -> Result<Stats, StoreError> {
-        let _ = path;
-        todo!()
+    pub async fn backup(&self, path: &Path) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Embedded(store) => store.backup(path).await,
+        }
     }
 
     /// Checks the files and the store's own invariants; the answer is what is wrong.
     pub async fn check(&self) -> Result<Vec<String>, StoreError> {
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => store.check().await,
+        }
     }
 
     /// Makes a data folder from a backup. The folder must hold no store.
     pub fn restore(backup: &Path, dir: &Path) -> Result<(), OpenError> {
-        let _ = (backup, dir);
-        todo!()
+        Embedded::restore(backup, dir)
     }
 
     /// Ends the writer after what is queued, and waits for it. Handles that are left answer `Stopped`.
     pub async fn close(&self) {
-        todo!()
+        match &self.0 {
+            Inner::Embedded(store) => {
+                let store = store.clone();
+                // Only fails when the runtime shuts down, and then dropping the handles closes it.
+                let _ = tokio::task::spawn_blocking(move || store.close()).await;
+            }
+        }
     }
 }

@@ -384,7 +384,7 @@ pub struct Watch {
     pub start_revision: Option<Revision>,
     /// Put what was there before into each event.
     pub prev_kv: bool,
-    /// Send an empty batch when history has been replayed, and from time to time when the store went on without
+    /// Send an empty batch at the start, when history has been replayed, and from time to time when the store went on without
     /// an event for this watcher: everything up to the batch's revision has been seen.
     pub progress: bool,
 }
