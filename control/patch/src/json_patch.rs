@@ -43,7 +43,10 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, JsonPatchError> {
 
 fn operations(patch: &Value) -> Result<Vec<&Map<String, Value>>, JsonPatchError> {
     let list = patch.as_array().ok_or_else(|| {
-        JsonPatchError::Malformed(format!("expected a list of operations, got {}", number::kind_of(patch)))
+        JsonPatchError::Malformed(format!(
+            "expected a list of operations, got {}",
+            number::kind_of(patch)
+        ))
     })?;
     if list.len() > MAX_OPERATIONS {
         return Err(JsonPatchError::TooManyOperations(list.len()));
@@ -51,7 +54,10 @@ fn operations(patch: &Value) -> Result<Vec<&Map<String, Value>>, JsonPatchError>
     list.iter()
         .map(|entry| {
             entry.as_object().ok_or_else(|| {
-                JsonPatchError::Malformed(format!("expected an operation, got {}", number::kind_of(entry)))
+                JsonPatchError::Malformed(format!(
+                    "expected an operation, got {}",
+                    number::kind_of(entry)
+                ))
             })
         })
         .collect()
@@ -62,7 +68,10 @@ fn apply_one(
     operation: &Map<String, Value>,
     copied: &mut usize,
 ) -> Result<(), JsonPatchError> {
-    let kind = operation.get("op").and_then(Value::as_str).unwrap_or("unknown");
+    let kind = operation
+        .get("op")
+        .and_then(Value::as_str)
+        .unwrap_or("unknown");
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
     match kind {
         "add" => add(doc, text(operation, "path", kind)?, value(), kind),
@@ -72,8 +81,13 @@ fn apply_one(
         "move" => {
             let from = text(operation, "from", kind)?;
             let path = text(operation, "path", kind)?;
-            if path.strip_prefix(from).is_some_and(|rest| rest.starts_with('/')) {
-                return refuse(format!("move operation does not apply: {path} is inside {from}"));
+            if path
+                .strip_prefix(from)
+                .is_some_and(|rest| rest.starts_with('/'))
+            {
+                return refuse(format!(
+                    "move operation does not apply: {path} is inside {from}"
+                ));
             }
             let value = take(doc, from, kind)?;
             add(doc, path, value, kind)
@@ -94,10 +108,16 @@ fn apply_one(
     }
 }
 
-fn text<'p>(operation: &'p Map<String, Value>, field: &str, kind: &str) -> Result<&'p str, JsonPatchError> {
+fn text<'p>(
+    operation: &'p Map<String, Value>,
+    field: &str,
+    kind: &str,
+) -> Result<&'p str, JsonPatchError> {
     match operation.get(field).and_then(Value::as_str) {
         Some(path) => Ok(path),
-        None => refuse(format!("{kind} operation failed to decode {field}: missing value")),
+        None => refuse(format!(
+            "{kind} operation failed to decode {field}: missing value"
+        )),
     }
 }
 
@@ -107,11 +127,19 @@ fn parts(pointer: &str) -> Option<Vec<String>> {
         return Some(Vec::new());
     }
     let rest = pointer.strip_prefix('/')?;
-    Some(rest.split('/').map(|part| part.replace("~1", "/").replace("~0", "~")).collect())
+    Some(
+        rest.split('/')
+            .map(|part| part.replace("~1", "/").replace("~0", "~"))
+            .collect(),
+    )
 }
 
 /// The container that `pointer` ends in, and the last part.
-fn container<'d>(doc: &'d mut Value, pointer: &str, kind: &str) -> Result<(&'d mut Value, String), JsonPatchError> {
+fn container<'d>(
+    doc: &'d mut Value,
+    pointer: &str,
+    kind: &str,
+) -> Result<(&'d mut Value, String), JsonPatchError> {
     let missing = || {
         JsonPatchError::DoesNotApply(format!(
             "{kind} operation does not apply: doc is missing path: \"{pointer}\": missing value"
@@ -138,12 +166,19 @@ fn container<'d>(doc: &'d mut Value, pointer: &str, kind: &str) -> Result<(&'d m
 
 /// A part as an index below `limit`; negative ones count back from `base`.
 fn index(part: &str, base: usize, limit: usize) -> Result<usize, String> {
-    let wanted: i64 =
-        part.parse().map_err(|_| format!("value was not a proper array index: '{part}'"))?;
-    let resolved = if wanted < 0 { wanted + base as i64 } else { wanted };
+    let wanted: i64 = part
+        .parse()
+        .map_err(|_| format!("value was not a proper array index: '{part}'"))?;
+    let resolved = if wanted < 0 {
+        wanted + base as i64
+    } else {
+        wanted
+    };
     match usize::try_from(resolved) {
         Ok(index) if index < limit => Ok(index),
-        _ => Err(format!("Unable to access invalid index: {wanted}: invalid index referenced")),
+        _ => Err(format!(
+            "Unable to access invalid index: {wanted}: invalid index referenced"
+        )),
     }
 }
 
@@ -212,9 +247,9 @@ fn get<'d>(doc: &'d mut Value, pointer: &str, kind: &str) -> Result<&'d Value, J
     let (at, key) = container(doc, pointer, kind)?;
     let found = match at {
         Value::Array(list) => index(&key, list.len(), list.len()).map(|index| &list[index]),
-        Value::Object(map) => {
-            map.get(&key).ok_or_else(|| format!("key {key} does not exist: missing value"))
-        }
+        Value::Object(map) => map
+            .get(&key)
+            .ok_or_else(|| format!("key {key} does not exist: missing value")),
         _ => unreachable!("container() answers objects and arrays only"),
     };
     found.or_else(|why| refuse(format!("error in {kind} for path: '{pointer}': {why}")))
@@ -236,7 +271,11 @@ fn test(doc: &mut Value, pointer: &str, wanted: Option<&Value>) -> Result<(), Js
             _ => unreachable!("container() answers objects and arrays only"),
         }
     };
-    if holds { Ok(()) } else { refuse(format!("testing value {pointer} failed: test failed")) }
+    if holds {
+        Ok(())
+    } else {
+        refuse(format!("testing value {pointer} failed: test failed"))
+    }
 }
 
 /// A cheap bound from below of the encoded size.
@@ -244,7 +283,12 @@ fn size(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 2,
         Value::Array(list) => 2 + list.iter().map(size).sum::<usize>(),
-        Value::Object(map) => 2 + map.iter().map(|(key, value)| key.len() + 3 + size(value)).sum::<usize>(),
+        Value::Object(map) => {
+            2 + map
+                .iter()
+                .map(|(key, value)| key.len() + 3 + size(value))
+                .sum::<usize>()
+        }
         _ => 4,
     }
 }

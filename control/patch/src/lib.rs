@@ -14,8 +14,8 @@ mod strategic;
 mod typed;
 
 pub use apply::{
-    Applied, ApplyError, Conflict, FieldManager, ManagedFieldsError, ManagerId, NoOtherVersions, Operation,
-    Versions, keep_unchanged_times,
+    Applied, ApplyError, Conflict, FieldManager, ManagedFieldsError, ManagerId, NoOtherVersions,
+    Operation, Versions, keep_unchanged_times,
 };
 pub use fields::{FieldsError, Path, PathElement, Set};
 pub use json_patch::{JsonPatchError, MAX_OPERATIONS, json_patch};

@@ -13,7 +13,8 @@ pub fn equal(a: &Value, b: &Value) -> bool {
         }
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len()
-                && a.iter().all(|(key, value)| b.get(key).is_some_and(|other| equal(value, other)))
+                && a.iter()
+                    .all(|(key, value)| b.get(key).is_some_and(|other| equal(value, other)))
         }
         (a, b) => a == b,
     }
@@ -33,8 +34,10 @@ pub fn compare(a: &Value, b: &Value) -> Ordering {
             .unwrap_or(a.len().cmp(&b.len())),
         (Value::Object(a), Value::Object(b)) => {
             let sorted = |map: &serde_json::Map<String, Value>| {
-                let mut entries: Vec<(String, Value)> =
-                    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+                let mut entries: Vec<(String, Value)> = map
+                    .iter()
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect();
                 entries.sort_by(|a, b| a.0.cmp(&b.0));
                 entries
             };

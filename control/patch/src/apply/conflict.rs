@@ -21,7 +21,11 @@ pub struct Conflicts(pub Vec<Conflict>);
 impl fmt::Display for Conflicts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [one] = self.0.as_slice() {
-            return write!(f, "Apply failed with 1 conflict: conflict with {}: {}", one.manager, one.path);
+            return write!(
+                f,
+                "Apply failed with 1 conflict: conflict with {}: {}",
+                one.manager, one.path
+            );
         }
         write!(f, "Apply failed with {} conflicts: ", self.0.len())?;
         let mut last: Option<&ManagerId> = None;

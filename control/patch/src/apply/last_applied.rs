@@ -17,7 +17,10 @@ const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const MAX_ANNOTATIONS_BYTES: usize = 256 * 1024;
 
 fn annotation(object: &Value) -> Option<&str> {
-    kernelet_api::meta::annotations(object)?.get(ANNOTATION)?.as_str().filter(|text| !text.is_empty())
+    kernelet_api::meta::annotations(object)?
+        .get(ANNOTATION)?
+        .as_str()
+        .filter(|text| !text.is_empty())
 }
 
 /// The conflicts that are real: those on fields whose live value is not what client-side apply last set.
@@ -27,9 +30,10 @@ pub(super) fn real_conflicts(
     conflicts: Vec<Conflict>,
 ) -> Vec<Conflict> {
     match unchanged_since_last_applied(updater, live) {
-        Some(ours) => {
-            conflicts.into_iter().filter(|conflict| !ours.contains(&conflict.path.0)).collect()
-        }
+        Some(ours) => conflicts
+            .into_iter()
+            .filter(|conflict| !ours.contains(&conflict.path.0))
+            .collect(),
         None => conflicts,
     }
 }
@@ -43,7 +47,11 @@ fn unchanged_since_last_applied(updater: &Updater<'_>, live: &Value) -> Option<S
     validate(shape, &last, Duplicates::Refused).ok()?;
     let changes = compare(shape, &last, live).ok()?;
     let set = field_set(shape, &last).ok()?;
-    Some(set.difference(&changes.modified).difference(&changes.added).difference(&changes.removed))
+    Some(
+        set.difference(&changes.modified)
+            .difference(&changes.added)
+            .difference(&changes.removed),
+    )
 }
 
 /// Renews the annotation of `object`, where it has one, with what was applied now.
@@ -56,10 +64,14 @@ pub(super) fn renew(object: &mut Value, applied: &Value) {
         annotations.remove(ANNOTATION);
     }
     let text = format!("{applied}\n");
-    let Some(Value::Object(annotations)) = object.pointer_mut("/metadata/annotations") else { return };
+    let Some(Value::Object(annotations)) = object.pointer_mut("/metadata/annotations") else {
+        return;
+    };
     annotations.insert(ANNOTATION.to_owned(), Value::String(text));
-    let size: usize =
-        annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
+    let size: usize = annotations
+        .iter()
+        .map(|(key, value)| key.len() + value.as_str().map_or(0, str::len))
+        .sum();
     if size > MAX_ANNOTATIONS_BYTES {
         annotations.remove(ANNOTATION);
     }

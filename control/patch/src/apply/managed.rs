@@ -40,13 +40,27 @@ pub struct ManagerId {
 }
 
 impl ManagerId {
-    pub(super) fn new(manager: &str, operation: Operation, api_version: &str, subresource: &str) -> Self {
+    pub(super) fn new(
+        manager: &str,
+        operation: Operation,
+        api_version: &str,
+        subresource: &str,
+    ) -> Self {
         let api_version = match operation {
             Operation::Apply => String::new(),
             Operation::Update => api_version.to_owned(),
         };
-        let manager = if manager.is_empty() { "unknown" } else { manager };
-        Self { manager: manager.to_owned(), operation, api_version, subresource: subresource.to_owned() }
+        let manager = if manager.is_empty() {
+            "unknown"
+        } else {
+            manager
+        };
+        Self {
+            manager: manager.to_owned(),
+            operation,
+            api_version,
+            subresource: subresource.to_owned(),
+        }
     }
 }
 
@@ -98,19 +112,29 @@ impl Managed {
     pub(super) fn write(&self, object: &mut Value) {
         let mut entries: Vec<(&ManagerId, &Owned)> = self.0.iter().collect();
         entries.sort_by(|(a, x), (b, y)| {
-            (a.operation, &x.time, &a.manager, &x.api_version, &a.subresource).cmp(&(
-                b.operation,
-                &y.time,
-                &b.manager,
-                &y.api_version,
-                &b.subresource,
-            ))
+            (
+                a.operation,
+                &x.time,
+                &a.manager,
+                &x.api_version,
+                &a.subresource,
+            )
+                .cmp(&(
+                    b.operation,
+                    &y.time,
+                    &b.manager,
+                    &y.api_version,
+                    &b.subresource,
+                ))
         });
         let metadata = kernelet_api::meta::metadata_mut(object);
         if entries.is_empty() {
             metadata.remove("managedFields");
         } else {
-            let list = entries.into_iter().map(|(id, owned)| write_entry(id, owned)).collect();
+            let list = entries
+                .into_iter()
+                .map(|(id, owned)| write_entry(id, owned))
+                .collect();
             metadata.insert("managedFields".to_owned(), Value::Array(list));
         }
     }
@@ -177,10 +201,19 @@ fn read_entry(i: usize, entry: &Value) -> Result<(ManagerId, Owned), ManagedFiel
         None | Some(Value::Null) => Set::new(),
         Some(fields) => Set::from_fields(fields)?,
     };
-    let time = Some(text("time")).filter(|time| !time.is_empty()).map(str::to_owned);
+    let time = Some(text("time"))
+        .filter(|time| !time.is_empty())
+        .map(str::to_owned);
     let mut id = ManagerId::new("", operation, api_version, text("subresource"));
     id.manager = text("manager").to_owned();
-    Ok((id, Owned { set, api_version: api_version.to_owned(), time }))
+    Ok((
+        id,
+        Owned {
+            set,
+            api_version: api_version.to_owned(),
+            time,
+        },
+    ))
 }
 
 fn write_entry(id: &ManagerId, owned: &Owned) -> Value {

@@ -79,7 +79,15 @@ impl<'a> FieldManager<'a> {
             .map(|path| Path(path.split('.').map(PathElement::field).collect()))
             .collect();
         let versions = Box::new(Served { registry, resource });
-        Some(Self::with_parts(&registry.schema, gvk, ty, subresource, reset, versions, now))
+        Some(Self::with_parts(
+            &registry.schema,
+            gvk,
+            ty,
+            subresource,
+            reset,
+            versions,
+            now,
+        ))
     }
 
     /// As [`FieldManager::new`], for a kind outside a registry.
@@ -145,16 +153,27 @@ impl<'a> FieldManager<'a> {
         }
         let updater = self.updater();
         let shape = updater.shape();
-        validate(shape, &live, Duplicates::Allowed)
-            .map_err(|source| ApplyError::Live { object: self.describe(&live), source })?;
+        validate(shape, &live, Duplicates::Allowed).map_err(|source| ApplyError::Live {
+            object: self.describe(&live),
+            source,
+        })?;
 
-        let id = ManagerId::new(manager, Operation::Apply, &self.api_version, &self.subresource);
+        let id = ManagerId::new(
+            manager,
+            Operation::Apply,
+            &self.api_version,
+            &self.subresource,
+        );
         let attempt = |on_conflict| {
             let mut managed = managed.clone();
             let merged = updater.apply(&live, patch, &mut managed, &id, on_conflict)?;
             Ok((merged, managed))
         };
-        let on_conflict = if force { OnConflict::Take } else { OnConflict::Refuse };
+        let on_conflict = if force {
+            OnConflict::Take
+        } else {
+            OnConflict::Refuse
+        };
         let (mut object, mut managed) = match attempt(on_conflict) {
             Err(ApplyError::Conflict(Conflicts(list))) if manager == last_applied::MANAGER => {
                 match last_applied::real_conflicts(&updater, &live, list) {
@@ -181,7 +200,12 @@ impl<'a> FieldManager<'a> {
     /// managedFields are the client's wish and are honoured as upstream does: a list resets, nothing keeps.
     ///
     /// On an error `new` has no managedFields; upstream logs it and stores the object all the same.
-    pub fn update(&self, live: Option<&Value>, new: &mut Value, manager: &str) -> Result<(), ApplyError> {
+    pub fn update(
+        &self,
+        live: Option<&Value>,
+        new: &mut Value,
+        manager: &str,
+    ) -> Result<(), ApplyError> {
         let result = self.try_update(live, new, manager);
         match &result {
             Ok(managed) => managed.write(new),
@@ -192,7 +216,12 @@ impl<'a> FieldManager<'a> {
         result.map(drop)
     }
 
-    fn try_update(&self, live: Option<&Value>, new: &mut Value, manager: &str) -> Result<Managed, ApplyError> {
+    fn try_update(
+        &self,
+        live: Option<&Value>,
+        new: &mut Value,
+        manager: &str,
+    ) -> Result<Managed, ApplyError> {
         let mut managed = self.managed_for_update(live, new);
         meta::metadata_mut(new).remove("managedFields");
         // An object that nobody tracked when it was made stays untracked until the first apply.
@@ -206,14 +235,19 @@ impl<'a> FieldManager<'a> {
     }
 
     fn managed_for_update(&self, live: Option<&Value>, new: &Value) -> Managed {
-        let of_live = || live.and_then(|live| Managed::of(live).ok()).unwrap_or_default();
+        let of_live = || {
+            live.and_then(|live| Managed::of(live).ok())
+                .unwrap_or_default()
+        };
         if !self.subresource.is_empty() {
             return of_live();
         }
         // An explicit empty list, or a list of one empty entry, asks for a reset.
         match new.pointer("/metadata/managedFields") {
             Some(Value::Array(list)) if list.is_empty() => return Managed::default(),
-            Some(Value::Array(list)) if list.len() == 1 && list[0].as_object().is_some_and(Map::is_empty) => {
+            Some(Value::Array(list))
+                if list.len() == 1 && list[0].as_object().is_some_and(Map::is_empty) =>
+            {
                 return Managed::default();
             }
             _ => {}
@@ -226,13 +260,29 @@ impl<'a> FieldManager<'a> {
     }
 
     /// Books what differs between `live` and `new` as an update by `manager`.
-    fn record(&self, live: &Value, new: &Value, managed: &mut Managed, manager: &str) -> Result<(), ApplyError> {
+    fn record(
+        &self,
+        live: &Value,
+        new: &Value,
+        managed: &mut Managed,
+        manager: &str,
+    ) -> Result<(), ApplyError> {
         // Under a name of its own first: an update by a known manager only adds to what it has.
-        let now = ManagerId::new("\0current", Operation::Update, &self.api_version, &self.subresource);
+        let now = ManagerId::new(
+            "\0current",
+            Operation::Update,
+            &self.api_version,
+            &self.subresource,
+        );
         self.updater().update(live, new, managed, &now)?;
         strip(managed, &now);
         if let Some(mut taken) = managed.0.remove(&now) {
-            let id = ManagerId::new(manager, Operation::Update, &self.api_version, &self.subresource);
+            let id = ManagerId::new(
+                manager,
+                Operation::Update,
+                &self.api_version,
+                &self.subresource,
+            );
             if let Some(before) = managed.0.get(&id) {
                 taken.set = taken.set.union(&before.set);
             }
@@ -248,11 +298,18 @@ impl<'a> FieldManager<'a> {
         if api_version != self.api_version || kind != self.gvk.kind {
             return Err(ApplyError::WrongKind(printed_gvk(api_version, kind)));
         }
-        if patch.pointer("/metadata/managedFields").is_some_and(|list| !list.is_null()) {
+        if patch
+            .pointer("/metadata/managedFields")
+            .is_some_and(|list| !list.is_null())
+        {
             return Err(ApplyError::ManagedFieldsInPatch);
         }
-        validate(self.updater().shape(), patch, Duplicates::Refused)
-            .map_err(|source| ApplyError::Patch { object: self.describe(patch), source })
+        validate(self.updater().shape(), patch, Duplicates::Refused).map_err(|source| {
+            ApplyError::Patch {
+                object: self.describe(patch),
+                source,
+            }
+        })
     }
 
     /// `default/web; apps/v1, Kind=Deployment`

@@ -14,13 +14,13 @@ mod blank;
 mod conflict;
 mod error;
 mod last_applied;
-mod manager;
 mod managed;
+mod manager;
 mod updater;
 mod versions;
 
 pub use conflict::Conflict;
 pub use error::{ApplyError, ManagedFieldsError};
-pub use manager::{Applied, FieldManager, keep_unchanged_times};
 pub use managed::{ManagerId, Operation};
+pub use manager::{Applied, FieldManager, keep_unchanged_times};
 pub use versions::{NoOtherVersions, Versions};

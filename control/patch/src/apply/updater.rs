@@ -49,7 +49,11 @@ impl<'a> Updater<'a> {
     }
 
     fn own(&self, value: &Value) -> Versioned<'a> {
-        Versioned { value: value.clone(), shape: self.shape(), api_version: self.api_version.to_owned() }
+        Versioned {
+            value: value.clone(),
+            shape: self.shape(),
+            api_version: self.api_version.to_owned(),
+        }
     }
 
     fn convert(&self, object: &Versioned<'a>, api_version: &str) -> Option<Versioned<'a>> {
@@ -57,7 +61,11 @@ impl<'a> Updater<'a> {
             return Some(object.clone());
         }
         let (value, ty) = self.versions.convert(&object.value, api_version)?;
-        Some(Versioned { value, shape: Shape::of(self.schema, ty), api_version: api_version.to_owned() })
+        Some(Versioned {
+            value,
+            shape: Shape::of(self.schema, ty),
+            api_version: api_version.to_owned(),
+        })
     }
 
     /// Merges `config` into `live` for the applier `id`. Answers the new object and whether it differs.
@@ -71,10 +79,17 @@ impl<'a> Updater<'a> {
     ) -> Result<Value, ApplyError> {
         self.reconcile(live, managed);
         let shape = self.shape();
-        let merged =
-            merge(shape, Some(live), Some(config)).map_err(ApplyError::Merge)?.unwrap_or(Value::Null);
-        let set = field_set(shape, config).map_err(ApplyError::Merge)?.recursive_difference(self.reset);
-        let owned = Owned { set, api_version: self.api_version.to_owned(), time: None };
+        let merged = merge(shape, Some(live), Some(config))
+            .map_err(ApplyError::Merge)?
+            .unwrap_or(Value::Null);
+        let set = field_set(shape, config)
+            .map_err(ApplyError::Merge)?
+            .recursive_difference(self.reset);
+        let owned = Owned {
+            set,
+            api_version: self.api_version.to_owned(),
+            time: None,
+        };
         let time = managed.0.get(id).and_then(|owned| owned.time.clone());
         let last = managed.0.insert(id.clone(), Owned { time, ..owned });
         let pruned = match last {
@@ -96,7 +111,11 @@ impl<'a> Updater<'a> {
     ) -> Result<(), ApplyError> {
         self.reconcile(live, managed);
         let changes = self.hand_over(live, new, managed, id, OnConflict::Take)?;
-        let before = managed.0.remove(id).map(|owned| owned.set).unwrap_or_default();
+        let before = managed
+            .0
+            .remove(id)
+            .map(|owned| owned.set)
+            .unwrap_or_default();
         let set = before
             .difference(&changes.removed)
             .union(&changes.modified)
@@ -104,7 +123,14 @@ impl<'a> Updater<'a> {
             .recursive_difference(self.reset);
         if !set.is_empty() {
             let api_version = self.api_version.to_owned();
-            managed.0.insert(id.clone(), Owned { set, api_version, time: None });
+            managed.0.insert(
+                id.clone(),
+                Owned {
+                    set,
+                    api_version,
+                    time: None,
+                },
+            );
         }
         Ok(())
     }
@@ -112,13 +138,15 @@ impl<'a> Updater<'a> {
     /// Brings stored sets in line with the schema of today; managers of vanished versions are forgotten.
     fn reconcile(&self, live: &Value, managed: &mut Managed) {
         let live = self.own(live);
-        managed.0.retain(|_, owned| match self.convert(&live, &owned.api_version) {
-            Some(live) => {
-                owned.set = reconcile(live.shape, &owned.set);
-                true
-            }
-            None => false,
-        });
+        managed
+            .0
+            .retain(|_, owned| match self.convert(&live, &owned.api_version) {
+                Some(live) => {
+                    owned.set = reconcile(live.shape, &owned.set);
+                    true
+                }
+                None => false,
+            });
     }
 
     /// Takes what changes between `live` and `new` from all managers but `id`.
@@ -131,7 +159,9 @@ impl<'a> Updater<'a> {
         on_conflict: OnConflict,
     ) -> Result<Comparison, ApplyError> {
         let (live, new) = (self.own(live), self.own(new));
-        let own = compare(live.shape, &live.value, &new.value).map_err(ApplyError::Compare)?.without(self.reset);
+        let own = compare(live.shape, &live.value, &new.value)
+            .map_err(ApplyError::Compare)?
+            .without(self.reset);
         let mut changes: BTreeMap<String, Comparison> = BTreeMap::new();
         changes.insert(self.api_version.to_owned(), own.clone());
 
@@ -150,7 +180,9 @@ impl<'a> Updater<'a> {
                 changes.insert(owned.api_version.clone(), compared.without(self.reset));
             }
             let changed = &changes[&owned.api_version];
-            let taken = owned.set.intersection(&changed.modified.union(&changed.added));
+            let taken = owned
+                .set
+                .intersection(&changed.modified.union(&changed.added));
             if !taken.is_empty() {
                 conflicts.insert(other.clone(), taken);
             }
@@ -159,7 +191,10 @@ impl<'a> Updater<'a> {
             let list = conflicts
                 .into_iter()
                 .flat_map(|(manager, set)| {
-                    set.paths().into_iter().map(move |path| Conflict { manager: manager.clone(), path })
+                    set.paths().into_iter().map(move |path| Conflict {
+                        manager: manager.clone(),
+                        path,
+                    })
                 })
                 .collect();
             return Err(ApplyError::Conflict(Conflicts(list)));
@@ -176,19 +211,36 @@ impl<'a> Updater<'a> {
     }
 
     /// Removes what the applier gave up: fields that it applied last time, doesn't apply now, and nobody else manages.
-    fn prune(&self, merged: Versioned<'a>, managed: &Managed, last: &Owned) -> Result<Value, TypedError> {
-        let Some(merged) = self.convert(&merged, &last.api_version) else { return Ok(merged.value) };
+    fn prune(
+        &self,
+        merged: Versioned<'a>,
+        managed: &Managed,
+        last: &Owned,
+    ) -> Result<Value, TypedError> {
+        let Some(merged) = self.convert(&merged, &last.api_version) else {
+            return Ok(merged.value);
+        };
         let shape = merged.shape;
         let last_set = last.set.with_named_fields(Some(shape));
-        let pruned = Versioned { value: remove(shape, &merged.value, &last_set), ..merged.clone() };
+        let pruned = Versioned {
+            value: remove(shape, &merged.value, &last_set),
+            ..merged.clone()
+        };
         let pruned = self.add_back_owned(&merged, pruned, managed)?;
         // Only what this applier had owned may go: what nobody owns stays.
-        let Some(pruned) = self.convert(&pruned, &last.api_version) else { return Ok(merged.value) };
+        let Some(pruned) = self.convert(&pruned, &last.api_version) else {
+            return Ok(merged.value);
+        };
         let kept = field_set(shape, &pruned.value)?.with_named_fields(Some(shape));
         let all = field_set(shape, &merged.value)?.with_named_fields(Some(shape));
         let gone = all.difference(&kept).intersection(&last_set);
-        let pruned = Versioned { value: remove(shape, &merged.value, &gone), ..merged };
-        Ok(self.convert(&pruned, self.api_version).map_or(pruned.value, |object| object.value))
+        let pruned = Versioned {
+            value: remove(shape, &merged.value, &gone),
+            ..merged
+        };
+        Ok(self
+            .convert(&pruned, self.api_version)
+            .map_or(pruned.value, |object| object.value))
     }
 
     /// Puts back what was removed but is managed by somebody, version by version.
@@ -208,8 +260,10 @@ impl<'a> Updater<'a> {
         order.sort_by_key(|version| *version != merged.api_version);
         let mut merged = merged.clone();
         for version in order {
-            let (Some(all), Some(rest)) = (self.convert(&merged, version), self.convert(&pruned, version))
-            else {
+            let (Some(all), Some(rest)) = (
+                self.convert(&merged, version),
+                self.convert(&pruned, version),
+            ) else {
                 continue;
             };
             let shape = all.shape;
@@ -217,7 +271,10 @@ impl<'a> Updater<'a> {
             let rest_set = field_set(shape, &rest.value)?.with_named_fields(Some(shape));
             let wanted = by_version[version].with_named_fields(Some(shape));
             let gone = all_set.difference(&rest_set.union(&wanted));
-            pruned = Versioned { value: remove(shape, &all.value, &gone), ..all.clone() };
+            pruned = Versioned {
+                value: remove(shape, &all.value, &gone),
+                ..all.clone()
+            };
             merged = all;
         }
         Ok(pruned)

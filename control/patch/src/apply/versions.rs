@@ -1,6 +1,10 @@
 //! How apply reaches the other versions of an object.
 
-use kernelet_api::{Gvk, TypeId, Value, names::GroupVersion, resources::{Registry, Resource}};
+use kernelet_api::{
+    Gvk, TypeId, Value,
+    names::GroupVersion,
+    resources::{Registry, Resource},
+};
 
 /// The versions in which a resource is served. Each manager's set of fields speaks of the version it wrote in.
 pub trait Versions {
@@ -26,7 +30,9 @@ pub(super) struct Served<'a> {
 
 impl Versions for Served<'_> {
     fn convert(&self, object: &Value, api_version: &str) -> Option<(Value, TypeId)> {
-        let to: Gvk = GroupVersion::parse(api_version).ok()?.with_kind(&self.resource.kind);
+        let to: Gvk = GroupVersion::parse(api_version)
+            .ok()?
+            .with_kind(&self.resource.kind);
         let ty = self.registry.schema.by_gvk(&to)?;
         let converted = self.resource.convert(object.clone(), &to).ok()?;
         Some((converted, ty))

@@ -38,7 +38,9 @@ impl Set {
     }
 
     pub fn insert(&mut self, path: &[PathElement]) {
-        let Some((first, rest)) = path.split_first() else { return };
+        let Some((first, rest)) = path.split_first() else {
+            return;
+        };
         let node = self.nodes.entry(first.clone()).or_default();
         if rest.is_empty() {
             node.member = true;
@@ -52,9 +54,15 @@ impl Set {
     }
 
     pub fn contains(&self, path: &[PathElement]) -> bool {
-        let Some((first, rest)) = path.split_first() else { return false };
+        let Some((first, rest)) = path.split_first() else {
+            return false;
+        };
         self.nodes.get(first).is_some_and(|node| {
-            if rest.is_empty() { node.member } else { node.below.contains(rest) }
+            if rest.is_empty() {
+                node.member
+            } else {
+                node.below.contains(rest)
+            }
         })
     }
 
@@ -65,13 +73,20 @@ impl Set {
 
     /// What stands below `element`, if anything does.
     pub(crate) fn below(&self, element: &PathElement) -> Option<&Set> {
-        self.nodes.get(element).map(|node| &node.below).filter(|below| !below.is_empty())
+        self.nodes
+            .get(element)
+            .map(|node| &node.below)
+            .filter(|below| !below.is_empty())
     }
 
     /// Every element of this level with its membership and what stands below it.
     pub(crate) fn level(&self) -> impl Iterator<Item = (&PathElement, bool, Option<&Set>)> {
         self.nodes.iter().map(|(element, node)| {
-            (element, node.member, Some(&node.below).filter(|below| !below.is_empty()))
+            (
+                element,
+                node.member,
+                Some(&node.below).filter(|below| !below.is_empty()),
+            )
         })
     }
 

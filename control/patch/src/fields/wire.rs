@@ -2,10 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{
-    PathElement, Set,
-    set::Node,
-};
+use super::{PathElement, Set, set::Node};
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FieldsError {

@@ -5,7 +5,10 @@
 
 use kernelet_api::Value;
 
-use super::{DELETE_FROM, ELEMENT_ORDER, Meta, Object, PATCH, StrategicError, Strategy, merge_maps, without_directives};
+use super::{
+    DELETE_FROM, ELEMENT_ORDER, Meta, Object, PATCH, StrategicError, Strategy, merge_maps,
+    without_directives,
+};
 use crate::number;
 
 /// Handles every `$setElementOrder/f` of `patch`, together with `f` itself.
@@ -14,8 +17,11 @@ pub(super) fn set_element_orders(
     patch: &mut Object,
     meta: Meta<'_>,
 ) -> Result<(), StrategicError> {
-    let directives: Vec<String> =
-        patch.keys().filter(|key| key.starts_with(ELEMENT_ORDER)).cloned().collect();
+    let directives: Vec<String> = patch
+        .keys()
+        .filter(|key| key.starts_with(ELEMENT_ORDER))
+        .cloned()
+        .collect();
     for directive in directives {
         let field = directive[ELEMENT_ORDER.len()..].to_owned();
         let Some(Value::Array(order)) = patch.remove(&directive) else {
@@ -32,10 +38,18 @@ pub(super) fn set_element_orders(
         let merged = match (before, change) {
             (None, None) => continue,
             (Some(before), None) => before.to_vec(),
-            (None, Some(change)) => change.iter().cloned().filter_map(without_directives).collect(),
-            (Some(before), Some(change)) if rule.strategy == Strategy::Merge => {
-                merge(&field, before.to_vec(), change.to_vec(), inner, rule.merge_key)?
-            }
+            (None, Some(change)) => change
+                .iter()
+                .cloned()
+                .filter_map(without_directives)
+                .collect(),
+            (Some(before), Some(change)) if rule.strategy == Strategy::Merge => merge(
+                &field,
+                before.to_vec(),
+                change.to_vec(),
+                inner,
+                rule.merge_key,
+            )?,
             (Some(_), Some(change)) => change.to_vec(),
         };
         let before = before.unwrap_or_default().to_vec();
@@ -46,7 +60,10 @@ pub(super) fn set_element_orders(
     Ok(())
 }
 
-fn list_at<'v>(value: Option<&'v Value>, field: &str) -> Result<Option<&'v [Value]>, StrategicError> {
+fn list_at<'v>(
+    value: Option<&'v Value>,
+    field: &str,
+) -> Result<Option<&'v [Value]>, StrategicError> {
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(list)) => Ok(Some(list)),
@@ -55,8 +72,14 @@ fn list_at<'v>(value: Option<&'v Value>, field: &str) -> Result<Option<&'v [Valu
 }
 
 /// Removes `values` from the list of scalars at `field`.
-pub(super) fn delete_values(original: &mut Object, field: &str, values: &Value) -> Result<(), StrategicError> {
-    let Value::Array(values) = values else { return Err(StrategicError::PrimitiveList) };
+pub(super) fn delete_values(
+    original: &mut Object,
+    field: &str,
+    values: &Value,
+) -> Result<(), StrategicError> {
+    let Value::Array(values) = values else {
+        return Err(StrategicError::PrimitiveList);
+    };
     if field.is_empty() || field.starts_with(DELETE_FROM) {
         return Err(StrategicError::PrimitiveList);
     }
@@ -80,25 +103,37 @@ pub(super) fn merge(
     if before.iter().chain(&change).any(Value::is_array) {
         return Err(StrategicError::ListOfLists);
     }
-    let maps = before.iter().chain(&change).filter(|item| item.is_object()).count();
+    let maps = before
+        .iter()
+        .chain(&change)
+        .filter(|item| item.is_object())
+        .count();
     if maps == 0 {
-        let merged = before.iter().chain(&change).fold(Vec::new(), |mut merged: Vec<Value>, item| {
-            if !merged.iter().any(|known| number::equal(known, item)) {
-                merged.push(item.clone());
-            }
-            merged
-        });
+        let merged =
+            before
+                .iter()
+                .chain(&change)
+                .fold(Vec::new(), |mut merged: Vec<Value>, item| {
+                    if !merged.iter().any(|known| number::equal(known, item)) {
+                        merged.push(item.clone());
+                    }
+                    merged
+                });
         return in_order(merged, &change, &before, None);
     }
     if maps != before.len() + change.len() {
         return Err(StrategicError::MixedList(field.to_owned()));
     }
-    let Some(key) = merge_key else { return Err(StrategicError::NoMergeKeyDeclared(field.to_owned())) };
+    let Some(key) = merge_key else {
+        return Err(StrategicError::NoMergeKeyDeclared(field.to_owned()));
+    };
     let (before, change) = special_items(before, change, key)?;
     let mut merged = before.clone();
     for item_change in &change {
         let value = key_of(item_change, key)?;
-        let known = merged.iter_mut().find(|known| known.get(key).is_some_and(|k| number::equal(k, value)));
+        let known = merged
+            .iter_mut()
+            .find(|known| known.get(key).is_some_and(|k| number::equal(k, value)));
         match (known, item_change) {
             (Some(Value::Object(known)), Value::Object(item_change)) => {
                 *known = merge_maps(std::mem::take(known), item_change.clone(), item)?;
@@ -118,21 +153,33 @@ fn special_items(
     let mut plain = Vec::with_capacity(change.len());
     let mut replace = false;
     for item in change {
-        match item.get(PATCH).map(|directive| directive.as_str().unwrap_or_default().to_owned()) {
+        match item
+            .get(PATCH)
+            .map(|directive| directive.as_str().unwrap_or_default().to_owned())
+        {
             None => plain.push(item),
             Some(directive) if directive == "delete" => {
                 let value = key_of(&item, key)?;
-                before.retain(|known| !known.get(key).is_some_and(|known| number::equal(known, value)));
+                before.retain(|known| {
+                    !known
+                        .get(key)
+                        .is_some_and(|known| number::equal(known, value))
+                });
             }
             Some(directive) if directive == "replace" => replace = true,
             Some(directive) => return Err(StrategicError::Directive(directive)),
         }
     }
-    Ok(if replace { (plain, Vec::new()) } else { (before, plain) })
+    Ok(if replace {
+        (plain, Vec::new())
+    } else {
+        (before, plain)
+    })
 }
 
 fn key_of<'v>(item: &'v Value, key: &str) -> Result<&'v Value, StrategicError> {
-    item.get(key).ok_or_else(|| StrategicError::NoMergeKey(item.to_string(), key.to_owned()))
+    item.get(key)
+        .ok_or_else(|| StrategicError::NoMergeKey(item.to_string(), key.to_owned()))
 }
 
 /// The identity of a list's item: the value of its key, or itself.
@@ -143,7 +190,11 @@ fn identity<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, Strateg
     }
 }
 
-fn position(list: &[Value], item: &Value, key: Option<&str>) -> Result<Option<usize>, StrategicError> {
+fn position(
+    list: &[Value],
+    item: &Value,
+    key: Option<&str>,
+) -> Result<Option<usize>, StrategicError> {
     let wanted = identity(item, key)?;
     for (i, candidate) in list.iter().enumerate() {
         if number::equal(identity(candidate, key)?, wanted) {
@@ -202,7 +253,10 @@ fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(
         }
         if !found {
             let print = |list: &[Value]| Value::Array(list.to_vec()).to_string();
-            return Err(StrategicError::Order { patch: print(change), order: print(order) });
+            return Err(StrategicError::Order {
+                patch: print(change),
+                order: print(order),
+            });
         }
     }
     Ok(())

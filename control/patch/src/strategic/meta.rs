@@ -26,7 +26,10 @@ pub(super) struct Rule<'s> {
     pub merge_key: Option<&'s str>,
 }
 
-const UNSET: Rule<'static> = Rule { strategy: Strategy::Unset, merge_key: None };
+const UNSET: Rule<'static> = Rule {
+    strategy: Strategy::Unset,
+    merge_key: None,
+};
 
 impl<'s> Meta<'s> {
     pub(super) fn of(schema: &'s Schema, ty: TypeId) -> Self {
@@ -38,13 +41,17 @@ impl<'s> Meta<'s> {
         match self {
             Meta::Object(schema, ty) => match schema.get(ty).field(key) {
                 Some(field) => {
-                    let has = |name: &str| field.patch_strategy.iter().any(|strategy| strategy == name);
+                    let has =
+                        |name: &str| field.patch_strategy.iter().any(|strategy| strategy == name);
                     let strategy = match (has("merge"), has("replace")) {
                         (true, _) => Strategy::Merge,
                         (false, true) => Strategy::Replace,
                         (false, false) => Strategy::Unset,
                     };
-                    let rule = Rule { strategy, merge_key: field.patch_merge_key.as_deref() };
+                    let rule = Rule {
+                        strategy,
+                        merge_key: field.patch_merge_key.as_deref(),
+                    };
                     (Meta::of_type(schema, &field.ty), rule)
                 }
                 None => (Meta::Unknown, UNSET),

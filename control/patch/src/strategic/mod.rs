@@ -86,7 +86,11 @@ pub fn strategic_merge(
     Ok(Value::Object(merged))
 }
 
-fn merge_maps(mut original: Object, mut patch: Object, meta: Meta<'_>) -> Result<Object, StrategicError> {
+fn merge_maps(
+    mut original: Object,
+    mut patch: Object,
+    meta: Meta<'_>,
+) -> Result<Object, StrategicError> {
     if let Some(directive) = patch.remove(PATCH) {
         return match directive.as_str() {
             Some("replace") => Ok(patch),
@@ -150,19 +154,30 @@ fn without_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) if map.contains_key(PATCH) => None,
         Value::Object(map) => Some(Value::Object(
-            map.into_iter().filter_map(|(key, value)| Some((key, without_directives(value)?))).collect(),
+            map.into_iter()
+                .filter_map(|(key, value)| Some((key, without_directives(value)?)))
+                .collect(),
         )),
-        Value::Array(list) => Some(Value::Array(list.into_iter().filter_map(without_directives).collect())),
+        Value::Array(list) => Some(Value::Array(
+            list.into_iter().filter_map(without_directives).collect(),
+        )),
         scalar => Some(scalar),
     }
 }
 
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), StrategicError> {
-    let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
-    let Value::Array(keys) = keys else { return Err(StrategicError::RetainKeys) };
+    let Some(keys) = patch.remove(RETAIN_KEYS) else {
+        return Ok(());
+    };
+    let Value::Array(keys) = keys else {
+        return Err(StrategicError::RetainKeys);
+    };
     let listed = |key: &str| keys.iter().any(|listed| listed.as_str() == Some(key));
     let stray = patch.iter().any(|(key, value)| {
-        !value.is_null() && !key.starts_with(DELETE_FROM) && !key.starts_with(ELEMENT_ORDER) && !listed(key)
+        !value.is_null()
+            && !key.starts_with(DELETE_FROM)
+            && !key.starts_with(ELEMENT_ORDER)
+            && !listed(key)
     });
     if stray {
         return Err(StrategicError::RetainKeys);

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Atom, Keys, ListAtom, MapAtom, Shape, TypedError, items::element_of, validate::scalar};
+use super::{
+    Atom, Keys, ListAtom, MapAtom, Shape, TypedError, items::element_of, validate::scalar,
+};
 use crate::{
     fields::{PathElement, Set},
     number,
@@ -29,8 +31,15 @@ impl Comparison {
     }
 }
 
-pub(crate) fn compare(shape: Shape<'_>, left: &Value, right: &Value) -> Result<Comparison, TypedError> {
-    let mut walk = Walk { path: Vec::new(), found: Comparison::default() };
+pub(crate) fn compare(
+    shape: Shape<'_>,
+    left: &Value,
+    right: &Value,
+) -> Result<Comparison, TypedError> {
+    let mut walk = Walk {
+        path: Vec::new(),
+        found: Comparison::default(),
+    };
     walk.visit(shape, Some(left), Some(right))?;
     Ok(walk.found)
 }
@@ -50,7 +59,12 @@ enum Depth {
 type Side<'v> = Option<&'v Value>;
 
 impl Walk {
-    fn visit(&mut self, shape: Shape<'_>, left: Side<'_>, right: Side<'_>) -> Result<(), TypedError> {
+    fn visit(
+        &mut self,
+        shape: Shape<'_>,
+        left: Side<'_>,
+        right: Side<'_>,
+    ) -> Result<(), TypedError> {
         if let (Some(a), Some(b)) = (left, right)
             && !shape.agrees(a, b)
         {
@@ -67,7 +81,12 @@ impl Walk {
         Ok(())
     }
 
-    fn visit_as(&mut self, atom: Atom<'_>, left: Side<'_>, right: Side<'_>) -> Result<Depth, TypedError> {
+    fn visit_as(
+        &mut self,
+        atom: Atom<'_>,
+        left: Side<'_>,
+        right: Side<'_>,
+    ) -> Result<Depth, TypedError> {
         match atom {
             Atom::Scalar(kind) => {
                 let check = |side: Side<'_>| side.map_or(Ok(()), |value| scalar(kind, value));
@@ -104,14 +123,22 @@ impl Walk {
         result.map_err(|inner| inner.below(element))
     }
 
-    fn maps(&mut self, atom: &MapAtom<'_>, left: Side<'_>, right: Side<'_>) -> Result<Depth, TypedError> {
+    fn maps(
+        &mut self,
+        atom: &MapAtom<'_>,
+        left: Side<'_>,
+        right: Side<'_>,
+    ) -> Result<Depth, TypedError> {
         let empty = Map::new();
         let ours = left.and_then(Value::as_object).unwrap_or(&empty);
         let theirs = right.and_then(Value::as_object).unwrap_or(&empty);
         if atom.atomic || (ours.is_empty() && theirs.is_empty()) {
             return Ok(self.leaf(left, right));
         }
-        for key in ours.keys().chain(theirs.keys().filter(|key| !ours.contains_key(*key))) {
+        for key in ours
+            .keys()
+            .chain(theirs.keys().filter(|key| !ours.contains_key(*key)))
+        {
             self.below(PathElement::field(key.as_str()), |walk| {
                 walk.visit(atom.at(key), ours.get(key), theirs.get(key))
             })?;
@@ -119,19 +146,32 @@ impl Walk {
         Ok(Depth::Inner)
     }
 
-    fn lists(&mut self, atom: &ListAtom<'_>, left: Side<'_>, right: Side<'_>) -> Result<Depth, TypedError> {
-        let ours = left.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let theirs = right.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    fn lists(
+        &mut self,
+        atom: &ListAtom<'_>,
+        left: Side<'_>,
+        right: Side<'_>,
+    ) -> Result<Depth, TypedError> {
+        let ours = left
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
+        let theirs = right
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
         if matches!(atom.keys, Keys::Atomic) || (ours.is_empty() && theirs.is_empty()) {
             return Ok(self.leaf(left, right));
         }
         let mut items: BTreeMap<PathElement, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
         for (list, is_left) in [(ours, true), (theirs, false)] {
             for (i, item) in list.iter().enumerate() {
-                let element =
-                    element_of(atom, item).map_err(|why| TypedError::new(format!("element {i}: {why}")))?;
+                let element = element_of(atom, item)
+                    .map_err(|why| TypedError::new(format!("element {i}: {why}")))?;
                 let entry = items.entry(element).or_default();
-                if is_left { entry.0.push(item) } else { entry.1.push(item) }
+                if is_left {
+                    entry.0.push(item)
+                } else {
+                    entry.1.push(item)
+                }
             }
         }
         for (element, (ours, theirs)) in items {
@@ -141,12 +181,20 @@ impl Walk {
     }
 
     /// The items of one path element. More than one on a side count as a whole.
-    fn items(&mut self, shape: Shape<'_>, ours: &[&Value], theirs: &[&Value]) -> Result<(), TypedError> {
+    fn items(
+        &mut self,
+        shape: Shape<'_>,
+        ours: &[&Value],
+        theirs: &[&Value],
+    ) -> Result<(), TypedError> {
         match (ours.len(), theirs.len()) {
             (0 | 1, 0 | 1) => self.visit(shape, ours.first().copied(), theirs.first().copied())?,
             (2.., 2..) => {
                 let same = ours.len() == theirs.len()
-                    && ours.iter().zip(theirs).all(|(ours, theirs)| number::equal(ours, theirs));
+                    && ours
+                        .iter()
+                        .zip(theirs)
+                        .all(|(ours, theirs)| number::equal(ours, theirs));
                 if !same {
                     self.found.modified.insert(&self.path);
                 }

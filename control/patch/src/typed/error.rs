@@ -17,7 +17,10 @@ pub struct Mismatch {
 
 impl TypedError {
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(vec![Mismatch { path: String::new(), text: text.into() }])
+        Self(vec![Mismatch {
+            path: String::new(),
+            text: text.into(),
+        }])
     }
 
     pub(crate) fn below(mut self, prefix: impl fmt::Display) -> Self {
@@ -43,7 +46,11 @@ impl fmt::Display for TypedError {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() { f.write_str(&self.text) } else { write!(f, "{}: {}", self.path, self.text) }
+        if self.path.is_empty() {
+            f.write_str(&self.text)
+        } else {
+            write!(f, "{}: {}", self.path, self.text)
+        }
     }
 }
 
@@ -56,10 +63,16 @@ pub(super) fn go_value(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
         Value::Array(list) => {
-            format!("[{}]", list.iter().map(go_value).collect::<Vec<_>>().join(" "))
+            format!(
+                "[{}]",
+                list.iter().map(go_value).collect::<Vec<_>>().join(" ")
+            )
         }
         Value::Object(map) => {
-            let entries: Vec<_> = map.iter().map(|(key, value)| format!("{key}:{}", go_value(value))).collect();
+            let entries: Vec<_> = map
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", go_value(value)))
+                .collect();
             format!("map[{}]", entries.join(" "))
         }
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Atom, Keys, ListAtom, MapAtom, Shape, TypedError, items::element_of, validate::scalar};
+use super::{
+    Atom, Keys, ListAtom, MapAtom, Shape, TypedError, items::element_of, validate::scalar,
+};
 use crate::fields::{PathElement, Set};
 
 pub(crate) fn field_set(shape: Shape<'_>, value: &Value) -> Result<Set, TypedError> {
@@ -40,7 +42,9 @@ fn visit_list(
         set.insert(path);
         return Ok(());
     }
-    let Value::Array(list) = value else { return Ok(()) };
+    let Value::Array(list) = value else {
+        return Ok(());
+    };
     let mut elements = Vec::with_capacity(list.len());
     let mut times: BTreeMap<PathElement, usize> = BTreeMap::new();
     for (i, item) in list.iter().enumerate() {
@@ -53,7 +57,11 @@ fn visit_list(
         // An item that stands there more than once is owned as a whole.
         let unique = times.get(&element) == Some(&1);
         path.push(element);
-        let result = if unique { visit(atom.element, item, path, set) } else { Ok(()) };
+        let result = if unique {
+            visit(atom.element, item, path, set)
+        } else {
+            Ok(())
+        };
         set.insert(path);
         let element = path.pop().expect("pushed just above");
         result.map_err(|inner| inner.below(element))?;
@@ -71,7 +79,9 @@ fn visit_map(
         set.insert(path);
         return Ok(());
     }
-    let Value::Object(map) = value else { return Ok(()) };
+    let Value::Object(map) = value else {
+        return Ok(());
+    };
     for (key, value) in map {
         path.push(PathElement::field(key.as_str()));
         let result = visit(atom.at(key), value, path, set);

@@ -13,10 +13,12 @@ pub(super) fn element_of(list: &ListAtom<'_>, item: &Value) -> Result<PathElemen
             Value::Object(_) => {
                 Err("associative list without keys has an element that's a map type".to_owned())
             }
-            Value::Array(_) => Err("not supported: associative list with lists as elements".to_owned()),
-            Value::Null => {
-                Err("associative list without keys has an element that's an explicit null".to_owned())
+            Value::Array(_) => {
+                Err("not supported: associative list with lists as elements".to_owned())
             }
+            Value::Null => Err(
+                "associative list without keys has an element that's an explicit null".to_owned(),
+            ),
             scalar => Ok(PathElement::Value(scalar.clone())),
         },
         Keys::Fields(keys) => {
@@ -25,7 +27,11 @@ pub(super) fn element_of(list: &ListAtom<'_>, item: &Value) -> Result<PathElemen
                 Value::Null => {
                     return Err("associative list with keys may not have a null element".to_owned());
                 }
-                _ => return Err("associative list with keys may not have non-map elements".to_owned()),
+                _ => {
+                    return Err(
+                        "associative list with keys may not have non-map elements".to_owned()
+                    );
+                }
             };
             // A key that is neither set nor has a default is left out: an item that sets it is another item.
             let fields: Vec<(String, Value)> = keys

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Atom, Keys, ListAtom, MapAtom, Shape, TypedError, items::element_of, validate::scalar};
+use super::{
+    Atom, Keys, ListAtom, MapAtom, Shape, TypedError, items::element_of, validate::scalar,
+};
 use crate::fields::PathElement;
 
 /// Merges `right` over `left`. `None` where nothing is left: a map or list without items on one side vanishes.
@@ -33,7 +35,12 @@ fn merge_maps(
     left: Option<&Value>,
     right: Option<&Value>,
 ) -> Result<Option<Value>, TypedError> {
-    let inner = |value: Option<&'_ Value>| value.and_then(Value::as_object).filter(|map| !map.is_empty()).cloned();
+    let inner = |value: Option<&'_ Value>| {
+        value
+            .and_then(Value::as_object)
+            .filter(|map| !map.is_empty())
+            .cloned()
+    };
     let (ours, theirs) = (inner(left), inner(right));
     // Two empty ones are a leaf, so that empty and null stay what they are.
     if atom.atomic || (ours.is_none() && theirs.is_none()) {
@@ -41,7 +48,9 @@ fn merge_maps(
     }
     let (ours, theirs) = (ours.unwrap_or_default(), theirs.unwrap_or_default());
     let mut out = Map::new();
-    let keys = ours.keys().chain(theirs.keys().filter(|key| !ours.contains_key(*key)));
+    let keys = ours
+        .keys()
+        .chain(theirs.keys().filter(|key| !ours.contains_key(*key)));
     for key in keys {
         let merged = merge(atom.at(key), ours.get(key), theirs.get(key))
             .map_err(|inner| inner.below(PathElement::field(key.as_str())))?;
@@ -57,7 +66,8 @@ fn merge_lists(
     left: Option<&Value>,
     right: Option<&Value>,
 ) -> Result<Option<Value>, TypedError> {
-    let inner = |value: Option<&'_ Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let inner =
+        |value: Option<&'_ Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let (ours, theirs) = (inner(left), inner(right));
     if matches!(atom.keys, Keys::Atomic) || (ours.is_empty() && theirs.is_empty()) {
         return Ok(right.or(left).cloned());
@@ -79,13 +89,18 @@ fn index<'v>(
     list: &'v [Value],
     duplicates_allowed: bool,
 ) -> Result<Indexed<'v>, TypedError> {
-    let mut indexed = Indexed { order: Vec::with_capacity(list.len()), items: BTreeMap::new() };
+    let mut indexed = Indexed {
+        order: Vec::with_capacity(list.len()),
+        items: BTreeMap::new(),
+    };
     for (i, item) in list.iter().enumerate() {
         let element =
             element_of(atom, item).map_err(|why| TypedError::new(format!("element {i}: {why}")))?;
         if indexed.items.contains_key(&element) {
             if !duplicates_allowed {
-                return Err(TypedError::new(format!("duplicate entries for key {element}")));
+                return Err(TypedError::new(format!(
+                    "duplicate entries for key {element}"
+                )));
             }
             indexed.items.insert(element.clone(), NULL);
         } else {
@@ -98,7 +113,11 @@ fn index<'v>(
 
 /// Merges two lists. The result keeps the left order for items only the left has, and the right order for the rest:
 /// shared items act as joints, and what stands between two joints on either side stands between them in the result.
-fn interleave(atom: &ListAtom<'_>, ours: &[Value], theirs: &[Value]) -> Result<Vec<Value>, TypedError> {
+fn interleave(
+    atom: &ListAtom<'_>,
+    ours: &[Value],
+    theirs: &[Value],
+) -> Result<Vec<Value>, TypedError> {
     let right = index(atom, theirs, false)?;
     let left = index(atom, ours, true)?;
     let mut out = Vec::with_capacity(ours.len().max(theirs.len()));
@@ -108,7 +127,10 @@ fn interleave(atom: &ListAtom<'_>, ours: &[Value], theirs: &[Value]) -> Result<V
         Ok::<(), TypedError>(())
     };
 
-    let mut joints = right.order.iter().filter(|element| left.items.contains_key(element));
+    let mut joints = right
+        .order
+        .iter()
+        .filter(|element| left.items.contains_key(element));
     let mut next_joint = joints.next();
     let mut merged: BTreeMap<&PathElement, ()> = BTreeMap::new();
     let (mut l, mut r) = (0, 0);
@@ -117,13 +139,18 @@ fn interleave(atom: &ListAtom<'_>, ours: &[Value], theirs: &[Value]) -> Result<V
             let element = &left.order[l];
             if *element == right.order[r] {
                 merged.insert(element, ());
-                take(element, left.items.get(element).copied(), right.items.get(element).copied())?;
+                take(
+                    element,
+                    left.items.get(element).copied(),
+                    right.items.get(element).copied(),
+                )?;
                 l += 1;
                 r += 1;
                 next_joint = joints.next();
                 continue;
             }
-            if right.items.contains_key(element) && next_joint.is_some_and(|joint| joint != element) {
+            if right.items.contains_key(element) && next_joint.is_some_and(|joint| joint != element)
+            {
                 // Shared, but it is another joint's turn.
                 l += 1;
                 continue;
@@ -144,7 +171,11 @@ fn interleave(atom: &ListAtom<'_>, ours: &[Value], theirs: &[Value]) -> Result<V
         if r < right.order.len() {
             let element = &right.order[r];
             merged.insert(element, ());
-            take(element, left.items.get(element).copied(), right.items.get(element).copied())?;
+            take(
+                element,
+                left.items.get(element).copied(),
+                right.items.get(element).copied(),
+            )?;
             r += 1;
             if next_joint == Some(element) {
                 next_joint = joints.next();

@@ -7,12 +7,18 @@ use crate::fields::{PathElement, Set};
 pub(crate) fn reconcile(shape: Shape<'_>, set: &Set) -> Set {
     let mut now_atomic = Set::new();
     visit(shape, set, &mut Vec::new(), &mut now_atomic);
-    if now_atomic.is_empty() { set.clone() } else { set.recursive_difference(&now_atomic).union(&now_atomic) }
+    if now_atomic.is_empty() {
+        set.clone()
+    } else {
+        set.recursive_difference(&now_atomic).union(&now_atomic)
+    }
 }
 
 fn visit(shape: Shape<'_>, set: &Set, path: &mut Vec<PathElement>, now_atomic: &mut Set) {
     for (element, member, below) in set.level() {
-        let Some(child) = shape.child(element) else { continue };
+        let Some(child) = shape.child(element) else {
+            continue;
+        };
         if child.is_untyped() {
             continue;
         }

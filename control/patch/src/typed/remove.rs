@@ -16,7 +16,9 @@ pub(crate) fn remove(shape: Shape<'_>, value: &Value, fields: &Set) -> Value {
 }
 
 fn remove_items(atom: &ListAtom<'_>, value: &Value, fields: &Set) -> Value {
-    let Value::Array(list) = value else { return Value::Null };
+    let Value::Array(list) = value else {
+        return Value::Null;
+    };
     if matches!(atom.keys, Keys::Atomic) {
         return Value::Null;
     }
@@ -24,7 +26,9 @@ fn remove_items(atom: &ListAtom<'_>, value: &Value, fields: &Set) -> Value {
         .iter()
         .filter_map(|item| {
             // Stored lists were checked when they came in; an item that can't be told apart can't be named either.
-            let Ok(element) = element_of(atom, item) else { return Some(item.clone()) };
+            let Ok(element) = element_of(atom, item) else {
+                return Some(item.clone());
+            };
             if fields.has(&element) {
                 return None;
             }
@@ -34,11 +38,17 @@ fn remove_items(atom: &ListAtom<'_>, value: &Value, fields: &Set) -> Value {
             })
         })
         .collect();
-    if kept.is_empty() { Value::Null } else { Value::Array(kept) }
+    if kept.is_empty() {
+        Value::Null
+    } else {
+        Value::Array(kept)
+    }
 }
 
 fn remove_keys(atom: &MapAtom<'_>, value: &Value, fields: &Set) -> Value {
-    let Value::Object(map) = value else { return Value::Null };
+    let Value::Object(map) = value else {
+        return Value::Null;
+    };
     if atom.atomic {
         return Value::Null;
     }
@@ -56,7 +66,11 @@ fn remove_keys(atom: &MapAtom<'_>, value: &Value, fields: &Set) -> Value {
             Some((key.clone(), value))
         })
         .collect();
-    if kept.is_empty() { Value::Null } else { Value::Object(kept) }
+    if kept.is_empty() {
+        Value::Null
+    } else {
+        Value::Object(kept)
+    }
 }
 
 /// Removes null fields where the type is known: there null means absent. Untyped places keep theirs.
@@ -72,7 +86,8 @@ pub(crate) fn drop_nulls(shape: Shape<'_>, value: &mut Value) {
             }
         }
         (Atom::List(atom), Value::Array(list)) => {
-            list.iter_mut().for_each(|item| drop_nulls(atom.element, item));
+            list.iter_mut()
+                .for_each(|item| drop_nulls(atom.element, item));
         }
         _ => {}
     }

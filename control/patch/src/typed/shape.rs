@@ -14,9 +14,18 @@ pub(crate) struct Shape<'s> {
 
 #[derive(Clone, Copy)]
 enum Form<'s> {
-    Object { ty: TypeId },
-    Map { element: &'s Type, atomic: bool },
-    List { element: &'s Type, kind: ListType, keys: &'s [String] },
+    Object {
+        ty: TypeId,
+    },
+    Map {
+        element: &'s Type,
+        atomic: bool,
+    },
+    List {
+        element: &'s Type,
+        kind: ListType,
+        keys: &'s [String],
+    },
     /// A list of strings that is a named type upstream.
     Strings,
     Scalar(Scalar),
@@ -66,19 +75,30 @@ pub(crate) struct MapAtom<'s> {
 
 impl<'s> Shape<'s> {
     pub(crate) fn of(schema: &'s Schema, ty: TypeId) -> Self {
-        Self { schema, form: Form::Object { ty } }
+        Self {
+            schema,
+            form: Form::Object { ty },
+        }
     }
 
     fn with(self, form: Form<'s>) -> Self {
-        Self { schema: self.schema, form }
+        Self {
+            schema: self.schema,
+            form,
+        }
     }
 
     fn of_field(self, field: &'s Field) -> Self {
         match &field.ty {
-            Type::List(element) => {
-                self.with(Form::List { element, kind: field.list_type(), keys: &field.list_keys })
-            }
-            Type::Map(element) => self.with(Form::Map { element, atomic: field.atomic }),
+            Type::List(element) => self.with(Form::List {
+                element,
+                kind: field.list_type(),
+                keys: &field.list_keys,
+            }),
+            Type::Map(element) => self.with(Form::Map {
+                element,
+                atomic: field.atomic,
+            }),
             other => self.of_type(other),
         }
     }
@@ -86,27 +106,47 @@ impl<'s> Shape<'s> {
     fn of_type(self, ty: &'s Type) -> Self {
         self.with(match ty {
             Type::Object(ty) => Form::Object { ty: *ty },
-            Type::List(element) => Form::List { element, kind: ListType::Atomic, keys: &[] },
+            Type::List(element) => Form::List {
+                element,
+                kind: ListType::Atomic,
+                keys: &[],
+            },
             Type::StringList => Form::Strings,
-            Type::Map(element) => Form::Map { element, atomic: false },
+            Type::Map(element) => Form::Map {
+                element,
+                atomic: false,
+            },
             Type::FieldsV1 | Type::RawExtension => Form::Opaque,
             Type::Any => Form::Deduced,
             Type::Bool => Form::Scalar(Scalar::Boolean),
             Type::Int32 | Type::Int64 | Type::Double => Form::Scalar(Scalar::Numeric),
             Type::String | Type::Bytes | Type::Duration => Form::Scalar(Scalar::String),
-            Type::Time | Type::MicroTime | Type::IntOrString | Type::Quantity => Form::Scalar(Scalar::Untyped),
+            Type::Time | Type::MicroTime | Type::IntOrString | Type::Quantity => {
+                Form::Scalar(Scalar::Untyped)
+            }
         })
     }
 
     /// How this shape treats `value`; without a value, or with null, how it treats anything.
     pub(crate) fn atom(self, value: Option<&Value>) -> Atom<'s> {
         match self.form {
-            Form::Object { ty } => {
-                Atom::Map(MapAtom { shape: self, atomic: self.schema.get(ty).atomic })
-            }
-            Form::Map { atomic, .. } => Atom::Map(MapAtom { shape: self, atomic }),
-            Form::Opaque => Atom::Map(MapAtom { shape: self, atomic: false }),
-            Form::List { element, kind, keys } => Atom::List(ListAtom {
+            Form::Object { ty } => Atom::Map(MapAtom {
+                shape: self,
+                atomic: self.schema.get(ty).atomic,
+            }),
+            Form::Map { atomic, .. } => Atom::Map(MapAtom {
+                shape: self,
+                atomic,
+            }),
+            Form::Opaque => Atom::Map(MapAtom {
+                shape: self,
+                atomic: false,
+            }),
+            Form::List {
+                element,
+                kind,
+                keys,
+            } => Atom::List(ListAtom {
                 element: self.of_type(element),
                 keys: match kind {
                     ListType::Atomic => Keys::Atomic,
@@ -120,13 +160,17 @@ impl<'s> Shape<'s> {
             }),
             Form::Scalar(scalar) => Atom::Scalar(scalar),
             Form::Deduced | Form::DeducedAtomic => match value {
-                Some(Value::Bool(_) | Value::Number(_) | Value::String(_)) => Atom::Scalar(Scalar::Untyped),
-                Some(Value::Array(_)) => {
-                    Atom::List(ListAtom { element: self.with(Form::DeducedAtomic), keys: Keys::Atomic })
+                Some(Value::Bool(_) | Value::Number(_) | Value::String(_)) => {
+                    Atom::Scalar(Scalar::Untyped)
                 }
-                Some(Value::Object(_) | Value::Null) | None => {
-                    Atom::Map(MapAtom { shape: self, atomic: matches!(self.form, Form::DeducedAtomic) })
-                }
+                Some(Value::Array(_)) => Atom::List(ListAtom {
+                    element: self.with(Form::DeducedAtomic),
+                    keys: Keys::Atomic,
+                }),
+                Some(Value::Object(_) | Value::Null) | None => Atom::Map(MapAtom {
+                    shape: self,
+                    atomic: matches!(self.form, Form::DeducedAtomic),
+                }),
             },
         }
     }
@@ -142,7 +186,10 @@ impl<'s> Shape<'s> {
 
     /// Whether nothing is known of what is inside.
     pub(crate) fn is_untyped(self) -> bool {
-        matches!(self.form, Form::Opaque | Form::Deduced | Form::DeducedAtomic)
+        matches!(
+            self.form,
+            Form::Opaque | Form::Deduced | Form::DeducedAtomic
+        )
     }
 
     /// The declared field of an object type.
@@ -187,7 +234,9 @@ impl<'s> MapAtom<'s> {
     /// The shape of the value at `key`; unknown fields are deduced, so that what was stored under an older schema can
     /// still be merged.
     pub(crate) fn at(&self, key: &str) -> Shape<'s> {
-        self.shape.at(key).unwrap_or_else(|| self.shape.with(Form::Deduced))
+        self.shape
+            .at(key)
+            .unwrap_or_else(|| self.shape.with(Form::Deduced))
     }
 
     /// As [`MapAtom::at`], but `None` for a field that the type doesn't have.

@@ -18,14 +18,22 @@ pub(crate) enum Duplicates {
     Allowed,
 }
 
-pub(crate) fn validate(shape: Shape<'_>, value: &Value, duplicates: Duplicates) -> Result<(), TypedError> {
+pub(crate) fn validate(
+    shape: Shape<'_>,
+    value: &Value,
+    duplicates: Duplicates,
+) -> Result<(), TypedError> {
     let mut found = TypedError::default();
     match shape.atom(Some(value)) {
         Atom::Scalar(kind) => return scalar(kind, value),
         Atom::List(list) => items(&list, value, duplicates, &mut found),
         Atom::Map(map) => fields(&map, value, duplicates, &mut found),
     }
-    if found.0.is_empty() { Ok(()) } else { Err(found) }
+    if found.0.is_empty() {
+        Ok(())
+    } else {
+        Err(found)
+    }
 }
 
 pub(super) fn scalar(kind: Scalar, value: &Value) -> Result<(), TypedError> {
@@ -52,7 +60,9 @@ fn items(atom: &ListAtom<'_>, value: &Value, duplicates: Duplicates, found: &mut
         Value::Null => return,
         Value::Array(list) => list,
         other => {
-            found.0.extend(TypedError::new(format!("expected list, got &{{{}}}", go_value(other))).0);
+            found
+                .0
+                .extend(TypedError::new(format!("expected list, got &{{{}}}", go_value(other))).0);
             return;
         }
     };
@@ -64,13 +74,17 @@ fn items(atom: &ListAtom<'_>, value: &Value, duplicates: Duplicates, found: &mut
             match element_of(atom, item) {
                 Ok(element) => element,
                 Err(why) => {
-                    found.0.extend(TypedError::new(format!("element {i}: {why}")).0);
+                    found
+                        .0
+                        .extend(TypedError::new(format!("element {i}: {why}")).0);
                     return;
                 }
             }
         };
         if !seen.insert(element.clone()) && duplicates == Duplicates::Refused {
-            found.0.extend(TypedError::new(format!("duplicate entries for key {element}")).0);
+            found
+                .0
+                .extend(TypedError::new(format!("duplicate entries for key {element}")).0);
         }
         if let Err(inner) = validate(atom.element, item, duplicates) {
             found.0.extend(inner.below(element).0);
@@ -83,7 +97,9 @@ fn fields(atom: &MapAtom<'_>, value: &Value, duplicates: Duplicates, found: &mut
         Value::Null => return,
         Value::Object(map) => map,
         other => {
-            found.0.extend(TypedError::new(format!("expected map, got &{{{}}}", go_value(other))).0);
+            found
+                .0
+                .extend(TypedError::new(format!("expected map, got &{{{}}}", go_value(other))).0);
             return;
         }
     };
