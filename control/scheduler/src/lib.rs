@@ -1,5 +1,25 @@
-//! decide(snapshot, pod), pure, and the loop around it.
+//! Which node a pod runs on: `decide`, pure, and a thin loop around it.
+//!
+//! **Invariant:** everything but `run` and `bind` does no I/O and reads no clock.
 
+mod bind;
+mod decide;
+mod neighbours;
+mod node;
+mod pod;
+mod queue;
+mod reasons;
+mod resources;
 mod run;
+mod selector;
+mod snapshot;
+mod spread;
+#[cfg(test)]
+mod tests;
 
-pub use run::{RunError, run, run_shared};
+pub use decide::{NodeName, decide};
+pub use pod::PodInfo;
+pub use reasons::{ClusterEvent, Reason, Unschedulable};
+pub use resources::{Resources, pod_requests};
+pub use run::{run, run_shared};
+pub use snapshot::Snapshot;

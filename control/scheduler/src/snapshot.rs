@@ -1,0 +1,193 @@
+//! The cluster as the scheduler knows it, kept up to date change by change.
+//!
+//! Nodes have slots that stay theirs. Pods that look the same to a selector (namespace and labels)
+//! form a group with a count per slot, so that affinity and spreading evaluate a selector once per
+//! group instead of once per pod; the terms of placed pods are grouped the same way.
+
+use crate::{
+    node::NodeInfo,
+    pod::{AffinityTerm, PodInfo},
+    selector::Labels,
+};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    sync::Arc,
+};
+
+pub(crate) type Slot = usize;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct GroupKey {
+    pub namespace: Box<str>,
+    pub labels: Arc<Labels>,
+}
+
+/// How many pods of a group are in each slot.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub all: HashMap<Slot, i64>,
+    /// Without pods that are being deleted: those don't count for spreading.
+    pub staying: HashMap<Slot, i64>,
+}
+
+fn change(counts: &mut HashMap<Slot, i64>, slot: Slot, by: i64) {
+    let count = counts.entry(slot).or_default();
+    *count += by;
+    if *count == 0 {
+        counts.remove(&slot);
+    }
+}
+
+fn change_keyed<K: Hash + Eq + Clone>(
+    counts: &mut HashMap<K, HashMap<Slot, i64>>,
+    key: &K,
+    slot: Slot,
+    by: i64,
+) {
+    let slots = counts.entry(key.clone()).or_default();
+    change(slots, slot, by);
+    if slots.is_empty() {
+        counts.remove(key);
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    pub(crate) nodes: Vec<NodeInfo>,
+    slots: HashMap<Arc<str>, Slot>,
+    free: Vec<Slot>,
+    existing: usize,
+    pods: HashMap<Arc<str>, (Arc<PodInfo>, Slot)>,
+    pub(crate) namespaces: BTreeMap<String, Labels>,
+    pub(crate) groups: HashMap<GroupKey, Counts>,
+    /// Pods per controlling owner.
+    pub(crate) owners: HashMap<Arc<str>, HashMap<Slot, i64>>,
+    /// Required anti-affinity of placed pods.
+    pub(crate) anti: HashMap<AffinityTerm, HashMap<Slot, i64>>,
+    /// Preferred terms of placed pods with their weights; required affinity counts as weight 1.
+    pub(crate) preferred: HashMap<(i64, AffinityTerm), HashMap<Slot, i64>>,
+}
+
+impl Snapshot {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Nodes that exist.
+    pub fn node_count(&self) -> usize {
+        self.existing
+    }
+
+    pub fn pod_count(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Takes a node's new state; true when something changed that may let a pod in.
+    pub fn set_node(&mut self, node: &Node) -> bool {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let slot = self.slot(name);
+        if !self.nodes[slot].exists {
+            self.existing += 1;
+        }
+        self.nodes[slot].describe(node)
+    }
+
+    pub fn remove_node(&mut self, name: &str) {
+        if let Some(slot) = self.slots.get(name).copied() {
+            if self.nodes[slot].exists {
+                self.existing -= 1;
+            }
+            self.nodes[slot].exists = false;
+            self.release(slot);
+        }
+    }
+
+    pub fn set_namespace(&mut self, namespace: &Namespace) {
+        let name = namespace.metadata.name.clone().unwrap_or_default();
+        let labels = namespace.metadata.labels.clone().unwrap_or_default();
+        self.namespaces.insert(name, labels);
+    }
+
+    pub fn remove_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
+    /// Counts a pod against a node: because it is bound there, or is about to be.
+    pub fn place(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.remove_pod(&pod.uid);
+        let slot = self.slot(node);
+        self.nodes[slot].add(&pod);
+        self.count(&pod, slot, 1);
+        self.pods.insert(pod.uid.clone(), (pod, slot));
+    }
+
+    /// The pod no longer counts; true when it did.
+    pub fn remove_pod(&mut self, uid: &str) -> bool {
+        let Some((pod, slot)) = self.pods.remove(uid) else {
+            return false;
+        };
+        self.nodes[slot].remove(&pod);
+        self.count(&pod, slot, -1);
+        self.release(slot);
+        true
+    }
+
+    /// Where the pod counts.
+    pub fn node_of(&self, uid: &str) -> Option<&str> {
+        self.pods
+            .get(uid)
+            .map(|(_, slot)| self.nodes[*slot].name.as_str())
+    }
+
+    fn count(&mut self, pod: &PodInfo, slot: Slot, by: i64) {
+        let key = GroupKey {
+            namespace: pod.key.namespace.clone(),
+            labels: pod.labels.clone(),
+        };
+        let group = self.groups.entry(key.clone()).or_default();
+        change(&mut group.all, slot, by);
+        if !pod.terminating {
+            change(&mut group.staying, slot, by);
+        }
+        if group.all.is_empty() {
+            self.groups.remove(&key);
+        }
+        if let Some(owner) = &pod.owner {
+            change_keyed(&mut self.owners, owner, slot, by);
+        }
+        for term in &pod.anti_affinity {
+            change_keyed(&mut self.anti, term, slot, by);
+        }
+        let required = pod.affinity.iter().map(|term| (1, term.clone()));
+        for term in pod.preferred_pods.iter().cloned().chain(required) {
+            change_keyed(&mut self.preferred, &term, slot, by);
+        }
+    }
+
+    fn slot(&mut self, name: &str) -> Slot {
+        if let Some(slot) = self.slots.get(name) {
+            return *slot;
+        }
+        let slot = self.free.pop().unwrap_or(self.nodes.len());
+        let info = NodeInfo::named(name);
+        if slot == self.nodes.len() {
+            self.nodes.push(info);
+        } else {
+            self.nodes[slot] = info;
+        }
+        self.slots.insert(name.into(), slot);
+        slot
+    }
+
+    /// Frees a slot that neither a node object nor a pod needs.
+    fn release(&mut self, slot: Slot) {
+        let node = &self.nodes[slot];
+        if !node.exists && node.pods == 0 {
+            self.slots.remove(node.name.as_str());
+            self.nodes[slot] = NodeInfo::default();
+            self.free.push(slot);
+        }
+    }
+}
