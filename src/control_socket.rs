@@ -1,7 +1,7 @@
 //! The instance's own socket (`<run dir>/kernelet.sock`, 0600): `status` and `down` speak through it.
 //!
-//! One request a connection, a line of JSON each way. The answer to `stop` comes before the stop; whoever
-//! wants to know when it is over waits for the process.
+//! One request a connection, a line of JSON each way. `stop` is answered when the pods have ended that it asked to
+//! end, and before the process does; whoever wants to know when that is over waits for the process.
 
 use std::{
     fs,
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt},
     net::UnixListener,
+    sync::{mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,11 +27,26 @@ use crate::status::StatusReport;
 #[serde(rename_all = "camelCase")]
 pub enum Request {
     Status,
-    Stop,
+    Stop { pods: bool },
 }
 
-/// Answers until `shutdown`; `stop` cancels that.
-pub fn serve<F>(path: &Path, report: F, shutdown: CancellationToken) -> anyhow::Result<()>
+/// What became of the pods that a stop asked to end.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stopped {
+    pub pods_ended: usize,
+    /// Those that would not end.
+    pub pods_left: Vec<String>,
+}
+
+/// A stop, handed to whoever owns the node.
+pub struct Stop {
+    pub pods: bool,
+    pub answer: oneshot::Sender<Stopped>,
+}
+
+/// Answers until `shutdown`; a stop goes to `stops`.
+pub fn serve<F>(path: &Path, report: F, stops: mpsc::Sender<Stop>, shutdown: CancellationToken) -> anyhow::Result<()>
 where
     F: Fn() -> StatusReport + Clone + Send + Sync + 'static,
 {
@@ -51,7 +67,7 @@ where
                     }
                 },
             };
-            let (report, shutdown) = (report.clone(), shutdown.clone());
+            let (report, stops) = (report.clone(), stops.clone());
             tokio::spawn(async move {
                 let (read, mut write) = stream.into_split();
                 let mut line = String::new();
@@ -62,9 +78,10 @@ where
                 }
                 let answer = match serde_json::from_str(&line) {
                     Ok(Request::Status) => serde_json::to_string(&report()),
-                    Ok(Request::Stop) => {
-                        shutdown.cancel();
-                        Ok("{}".into())
+                    Ok(Request::Stop { pods }) => {
+                        let (answer, stopped) = oneshot::channel();
+                        let _ = stops.send(Stop { pods, answer }).await;
+                        serde_json::to_string(&stopped.await.unwrap_or_default())
                     }
                     Err(error) => Ok(serde_json::json!({ "error": error.to_string() }).to_string()),
                 };
@@ -90,7 +107,6 @@ pub fn connect(path: &Path) -> anyhow::Result<Option<Connection>> {
     match UnixStream::connect(path) {
         Ok(stream) => {
             let pid = getsockopt(&stream, PeerCredentials).context("cannot ask who runs")?.pid();
-            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
             Ok(Some(Connection { stream, pid }))
         }
         Err(error)

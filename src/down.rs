@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{
     cli::{DownOptions, Global},
-    control_socket::{self, Request},
+    control_socket::{self, Request, Stopped},
     instance::Instance,
     node, preflight,
 };
@@ -27,31 +27,40 @@ pub fn run(global: &Global, options: &DownOptions) -> anyhow::Result<ExitCode> {
         println!("there is nothing of kernelet in {}", global.data_dir.display());
         return Ok(ExitCode::SUCCESS);
     };
-    if stop(&instance)? {
-        println!("kernelet stopped");
+    let ends_pods = options.pods || options.purge;
+    match stop(&instance, ends_pods)? {
+        Some(stopped) => {
+            println!("kernelet stopped");
+            if ends_pods {
+                println!("{} pods ended", stopped.pods_ended);
+            }
+            if !stopped.pods_left.is_empty() && !options.purge {
+                bail!("these pods did not end: {}", stopped.pods_left.join(", "));
+            }
+        }
+        None if options.pods && !options.purge => bail!(
+            "kernelet does not run, so nobody can end its pods with their grace; \
+             `kernelet up --detach` first, or `down --purge`, which kills them"
+        ),
+        None => {}
     }
-    if options.pods || options.purge {
+    if options.purge {
         // From here on this process is the instance: no `up` may come between.
         crate::instance::private_dir(&instance.run_dir)?;
-        crate::instance::private_dir(&instance.log_dir)?;
         let lock = instance.lock()?;
-        let ended = node::end_pods(&instance)?;
-        println!("{ended} pods ended");
-        if options.purge {
-            purge(&instance)?;
-            println!("purged {}", instance.data_dir.display());
-        }
+        purge(&instance)?;
         drop(lock);
+        println!("purged {}", instance.data_dir.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Stops the running program and waits for its end; `false` when none ran.
-fn stop(instance: &Instance) -> anyhow::Result<bool> {
-    let Some(connection) = control_socket::connect(&instance.socket())? else { return Ok(false) };
+/// Stops the running program, its pods first if they are to end, and waits for its end; `None` when none ran.
+fn stop(instance: &Instance, pods: bool) -> anyhow::Result<Option<Stopped>> {
+    let Some(connection) = control_socket::connect(&instance.socket())? else { return Ok(None) };
     let pid = connection.pid;
-    let process = kernelet_sys::pidfd_open(pid).with_context(|| format!("cannot watch process {pid}"))?;
-    connection.ask(Request::Stop)?;
+    let process = kernelet_sys::process::pidfd_open(pid).with_context(|| format!("cannot watch process {pid}"))?;
+    let stopped = serde_json::from_str(&connection.ask(Request::Stop { pods })?)?;
     let until = Instant::now() + STOP_WITHIN;
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -62,7 +71,7 @@ fn stop(instance: &Instance) -> anyhow::Result<bool> {
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
+            Ok(_) => return Ok(Some(stopped)),
             Err(error) => return Err(error).context("cannot wait for the program's end"),
         }
     }

@@ -14,6 +14,9 @@ use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
+/// The file that keeps the cgroups' path of the last start.
+const REMEMBERED: &str = "cgroup-root";
+
 /// Where an instance keeps what.
 #[derive(Clone, Debug)]
 pub struct Instance {
@@ -81,6 +84,23 @@ impl Instance {
 
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join("kernelet.sock")
+    }
+
+    /// Where this instance's pods' cgroups live, below each hierarchy's root.
+    pub fn cgroups(&self, cgroup_root: &str) -> String {
+        format!("{}/{}", cgroup_root.trim_end_matches('/'), self.id)
+    }
+
+    /// Writes down what a later `down --purge` has to know of this start.
+    pub fn remember(&self, cgroup_root: &str) -> anyhow::Result<()> {
+        let path = self.data_dir.join(REMEMBERED);
+        kernelet_pki::write_private(&path, self.cgroups(cgroup_root).as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The cgroups of the last start; `None` when there was none.
+    pub fn remembered_cgroups(&self) -> Option<String> {
+        fs::read_to_string(self.data_dir.join(REMEMBERED)).ok()
     }
 
     /// Takes the instance's lock, or says who holds it. The lock ends with the process, however it ends.

@@ -10,14 +10,17 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Node;
 use kernelet_server::UserInfo;
 use kube::{Api, runtime::wait::await_condition};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::{ControllersOptions, Global, PartOptions, ServerOptions, UpOptions},
     control_plane,
-    control_socket,
+    control_socket::{self, Stopped},
     detach::Report,
     health::Health,
     instance::Instance,
@@ -35,6 +38,7 @@ pub fn run(global: &Global, options: Box<UpOptions>) -> anyhow::Result<ExitCode>
         log(global)?;
         let instance = Instance::create(&global.data_dir)?;
         let _lock = instance.lock()?;
+        instance.remember(&options.node.cgroup_root)?;
         runtime()?.block_on(up(&instance, &options, &mut report))
     })();
     if let Err(error) = &outcome {
@@ -52,11 +56,9 @@ async fn up(instance: &Instance, options: &UpOptions, report: &mut Report) -> an
 
     let plane = control_plane::start(instance, &options.cluster, node_ip, &[], &health, &shutdown).await?;
     let node = node::start(instance, options, &node_name, node_ip, &plane, &health, &shutdown).await?;
-    control_socket::serve(
-        &instance.socket(),
-        reporter(instance, &health, Some(plane.url.clone()), Some(node_name.clone())),
-        shutdown.clone(),
-    )?;
+    let (stops, mut stop) = mpsc::channel(1);
+    let say = reporter(instance, &health, Some(plane.url.clone()), Some(node_name.clone()));
+    control_socket::serve(&instance.socket(), say, stops, shutdown.clone())?;
 
     let nodes: Api<Node> = Api::all(plane.client(UserInfo::admin()));
     let ready = tokio::select! {
@@ -78,7 +80,14 @@ async fn up(instance: &Instance, options: &UpOptions, report: &mut Report) -> an
         instance.data_dir.display(),
         instance.kubeconfig().display(),
     ));
-    shutdown.cancelled().await;
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        Some(stop) = stop.recv() => {
+            let stopped = if stop.pods { node.end_pods().await } else { Stopped::default() };
+            shutdown.cancel();
+            let _ = stop.answer.send(stopped);
+        }
+    }
     node.stop().await;
     plane.close().await;
     Ok(ExitCode::SUCCESS)
@@ -122,13 +131,17 @@ pub fn run_server(global: &Global, options: Box<ServerOptions>) -> anyhow::Resul
         let node_ip = address(options.node_ip)?;
         let plane =
             control_plane::start(&instance, &options.cluster, node_ip, &options.without, &health, &shutdown).await?;
-        control_socket::serve(
-            &instance.socket(),
-            reporter(&instance, &health, Some(plane.url.clone()), None),
-            shutdown.clone(),
-        )?;
+        let (stops, mut stop) = mpsc::channel(1);
+        let say = reporter(&instance, &health, Some(plane.url.clone()), None);
+        control_socket::serve(&instance.socket(), say, stops, shutdown.clone())?;
         println!("API server {}; kubeconfig {}", plane.url, instance.kubeconfig().display());
-        shutdown.cancelled().await;
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            Some(stop) = stop.recv() => {
+                shutdown.cancel();
+                let _ = stop.answer.send(Stopped::default());
+            }
+        }
         plane.close().await;
         Ok(ExitCode::SUCCESS)
     })
