@@ -22,6 +22,7 @@ pub mod probe;
 pub mod project;
 pub mod quantity;
 pub mod resources;
+mod restore;
 mod status;
 mod step;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use observed::{
     ObservedContainer, Reported, Run, Stage, Stop, Teardown, VolumeStage,
 };
 pub use planner::{Plan, plan, pull_policy};
+pub use restore::{ShimLeft, Survivor, SurvivorPhase, Survivors};
 pub use status::{pod_status, runtime_id, status_patch};
 pub use step::{Done, KillReason, Outcome, PullPolicy, Step, StepError, StepKind};
 pub use wanted::{Deletion, NodeFacts, Presence, RestartPolicy, Role, Wanted};

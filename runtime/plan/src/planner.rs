@@ -53,7 +53,9 @@ pub fn plan(wanted: &Wanted, observed: &Observed, now: Timestamp) -> Plan {
         plan: Plan::default(),
     };
     let status = pod_status(wanted, observed, now);
-    let in_sync = wanted.presence == Presence::Removed || planner.report(&status);
+    // A suspended pod's object must not change: the next start finds what ran, and runs it again.
+    let untold = wanted.presence == Presence::Removed || wanted.suspended.is_some();
+    let in_sync = untold || planner.report(&status);
     if observed.rebuild
         || goes_down(wanted, observed, now, &status)
         || observed.teardown != Teardown::NotBegun
@@ -67,6 +69,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed, now: Timestamp) -> Plan {
 
 fn goes_down(wanted: &Wanted, observed: &Observed, now: Timestamp, status: &PodStatus) -> bool {
     wanted.deletion().is_some()
+        || wanted.suspended.is_some()
         || observed.failed.is_some()
         || deadline(wanted, observed).is_some_and(|at| now >= at)
         || is_terminal(status)
@@ -553,11 +556,13 @@ impl Planner<'_> {
         let deletion = wanted.deletion();
         let reason = match (deletion, containers_finished(wanted, self.observed)) {
             _ if self.observed.failed.is_some() => KillReason::DeadlineExceeded,
+            _ if wanted.suspended.is_some() => KillReason::NodeStops,
             (Some(_), _) => KillReason::PodDeleted,
             (None, true) => KillReason::PodFinished,
             (None, false) => KillReason::DeadlineExceeded,
         };
         let grace = deletion.map_or_else(|| wanted.grace(), |d| d.grace);
+        let grace = wanted.suspended.map_or(grace, |most| grace.min(most));
         let not_later = deletion.and_then(|d| d.not_later_than);
         let mut ended = true;
         let mut mains_ended = true;
@@ -605,6 +610,10 @@ impl Planner<'_> {
     /// All is gone from the kernel. The folders hold the logs and stay as long as the object does.
     fn leave(&mut self, in_sync: bool, status: &PodStatus) {
         let o = self.observed;
+        if self.wanted.suspended.is_some() {
+            self.plan.finished = true;
+            return;
+        }
         if self.wanted.deletion().is_none() {
             return;
         }

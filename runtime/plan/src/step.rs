@@ -101,13 +101,14 @@ pub enum KillReason {
     DefinitionChanged,
     /// All main containers of the pod have ended for good: its sidecars follow.
     PodFinished,
+    NodeStops,
 }
 
 impl KillReason {
     /// The `Killing` event's message, as upstream words it.
     pub fn message(self, container: &str) -> String {
         match self {
-            Self::PodDeleted | Self::DeadlineExceeded | Self::PodFinished => {
+            Self::PodDeleted | Self::DeadlineExceeded | Self::PodFinished | Self::NodeStops => {
                 format!("Stopping container {container}")
             }
             Self::LivenessFailed => {

@@ -8,6 +8,7 @@ pub(crate) fn wanted(pod: serde_json::Value) -> Wanted {
     Wanted {
         pod: Arc::new(serde_json::from_value(pod).expect("a pod")),
         presence: Presence::Present,
+        suspended: None,
         node: Arc::new(NodeFacts {
             host_ips: vec!["192.0.2.1".parse().expect("ip")],
             cgroup_root: "/kernelet".to_owned(),

@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 pub struct Wanted {
     pub pod: Arc<Pod>,
     pub presence: Presence,
+    /// The node stops and ends its pods with at most this grace; the objects stay as they are.
+    pub suspended: Option<Duration>,
     pub node: Arc<NodeFacts>,
 }
 

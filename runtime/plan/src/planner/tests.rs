@@ -547,3 +547,19 @@ proptest! {
         prop_assert!(world.running().is_empty());
     }
 }
+
+#[test]
+fn a_suspended_pod_ends_and_its_object_stays_untouched() {
+    let mut world = World::new(pod(json!({"containers": [{"name": "a", "image": "i"}]})));
+    up(&mut world);
+    world.calm(|w| w.flying.is_empty() && w.executed.contains(&StepKind::ReportStatus));
+    let told = world.seen.reported.status.clone();
+    world.wanted.suspended = Some(Duration::from_secs(2));
+    world.calm(|w| w.finished);
+    assert_eq!(world.seen.teardown, Teardown::Finished);
+    assert_eq!(world.seen.reported.status, told);
+    assert!(
+        !world.executed.contains(&StepKind::DeleteFromApi)
+            && !world.executed.contains(&StepKind::RemoveFolders)
+    );
+}
