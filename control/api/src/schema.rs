@@ -5,7 +5,7 @@
 
 use crate::{Value, names::Gvk};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, OnceLock},
 };
 
@@ -36,6 +36,18 @@ pub struct TypeDef {
     /// `x-kubernetes-map-type: atomic` on the type: apply replaces it as a whole.
     pub atomic: bool,
     index: HashMap<String, usize>,
+    /// Fields by protobuf number.
+    proto: HashMap<(Option<u32>, u32), usize>,
+    proto_order: Vec<ProtoEntry>,
+}
+
+/// What stands in a protobuf message, in the order of the numbers: upstream writes in that order.
+#[derive(Clone, Debug)]
+pub(crate) enum ProtoEntry {
+    /// The index of a field.
+    Field(usize),
+    /// The number of an embedded message, and its fields' indices.
+    Embedded(u32, Vec<usize>),
 }
 
 /// A field of an object type.
@@ -145,6 +157,20 @@ impl Schema {
         self.by_gvk.get(gvk).copied()
     }
 
+    /// The type of an options kind (`DeleteOptions` and the like), which belongs to every group and version.
+    pub fn options_type(&self, gvk: &Gvk) -> Option<TypeId> {
+        const OPTIONS: [&str; 6] = [
+            "CreateOptions",
+            "DeleteOptions",
+            "GetOptions",
+            "ListOptions",
+            "PatchOptions",
+            "UpdateOptions",
+        ];
+        let known = OPTIONS.contains(&gvk.kind.as_str()) || gvk.kind == "WatchEvent";
+        known.then(|| self.by_gvk(&Gvk::new("", "v1", &gvk.kind)))?
+    }
+
     /// Every type, in the order of the table.
     pub fn types(&self) -> impl Iterator<Item = (TypeId, &TypeDef)> {
         self.types
@@ -210,6 +236,30 @@ impl TypeDef {
             .enumerate()
             .map(|(i, f)| (f.name.clone(), i))
             .collect();
+        let mut proto = HashMap::new();
+        let mut order: BTreeMap<u32, ProtoEntry> = BTreeMap::new();
+        let mut numbered: Vec<(usize, ProtoField)> = fields
+            .iter()
+            .enumerate()
+            .filter_map(|(i, f)| Some((i, f.proto?)))
+            .collect();
+        numbered.sort_by_key(|(_, p)| p.number);
+        for (i, p) in numbered {
+            proto.insert((p.inside, p.number), i);
+            match p.inside {
+                None => {
+                    order.insert(p.number, ProtoEntry::Field(i));
+                }
+                Some(outer) => {
+                    if let ProtoEntry::Embedded(_, inner) = order
+                        .entry(outer)
+                        .or_insert_with(|| ProtoEntry::Embedded(outer, vec![]))
+                    {
+                        inner.push(i);
+                    }
+                }
+            }
+        }
         Self {
             name: name.to_owned(),
             go_name: go_name.to_owned(),
@@ -218,7 +268,26 @@ impl TypeDef {
             preserve_unknown: false,
             atomic: false,
             index,
+            proto,
+            proto_order: order.into_values().collect(),
         }
+    }
+
+    pub(crate) fn proto_order(&self) -> &[ProtoEntry] {
+        &self.proto_order
+    }
+
+    pub(crate) fn by_proto(&self, at: ProtoField) -> Option<&Field> {
+        self.proto
+            .get(&(at.inside, at.number))
+            .map(|i| &self.fields[*i])
+    }
+
+    /// Whether the number is that of an embedded message.
+    pub(crate) fn embeds(&self, number: u32) -> bool {
+        self.proto_order
+            .iter()
+            .any(|e| matches!(e, ProtoEntry::Embedded(n, _) if *n == number))
     }
 
     pub fn field(&self, name: &str) -> Option<&Field> {

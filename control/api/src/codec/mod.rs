@@ -1,7 +1,10 @@
 //! Bodies to value trees and back: JSON, YAML and upstream's protobuf, all driven by the schema.
 
+mod body;
+mod head;
 mod json;
 mod protobuf;
+mod scalar;
 mod typed;
 mod yaml;
 
@@ -35,7 +38,7 @@ pub struct Decoded {
 }
 
 /// Decodes a request body that should be of the kind `expected`. Where the body names no apiVersion or kind, the
-/// expected one is filled in. A body of another kind is an error.
+/// expected one is filled in. A body of another kind is an error. The tree is canonical ([`crate::prune::canonicalize`]).
 pub fn decode(
     schema: &Schema,
     format: Format,
@@ -43,8 +46,32 @@ pub fn decode(
     expected: &Gvk,
     validation: FieldValidation,
 ) -> Result<Decoded, ApiError> {
-    let _ = (schema, format, body, expected, validation);
-    todo!()
+    body::decode(
+        schema,
+        format,
+        body,
+        Some(expected),
+        validation,
+        Form::Canonical,
+    )
+}
+
+/// The same for a server-side apply's body: what the client did not write stays absent.
+pub fn decode_partial(
+    schema: &Schema,
+    format: Format,
+    body: &[u8],
+    expected: &Gvk,
+    validation: FieldValidation,
+) -> Result<Decoded, ApiError> {
+    body::decode(
+        schema,
+        format,
+        body,
+        Some(expected),
+        validation,
+        Form::AsWritten,
+    )
 }
 
 /// Decodes a body of any kind that the schema knows; `apiVersion` and `kind` must be there.
@@ -54,20 +81,25 @@ pub fn decode_any(
     body: &[u8],
     validation: FieldValidation,
 ) -> Result<Decoded, ApiError> {
-    let _ = (schema, format, body, validation);
-    todo!()
+    body::decode(schema, format, body, None, validation, Form::Canonical)
 }
 
 /// Checks a tree (a patch's result) against the schema as [`decode`] does a body: types are checked, unknown fields
-/// are pruned and reported.
+/// are pruned and reported, the tree becomes canonical. A wrong type is answered with 422, as upstream does for patches.
 pub fn typecheck(
     schema: &Schema,
     value: Value,
     expected: &Gvk,
     validation: FieldValidation,
 ) -> Result<Decoded, ApiError> {
-    let _ = (schema, value, expected, validation);
-    todo!()
+    body::typecheck(schema, &value, expected, validation)
+}
+
+/// Whether a decoded tree is brought into canonical form.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Canonical,
+    AsWritten,
 }
 
 /// JSON to a plain tree without a schema, telling duplicate keys by path. For patches and unknown kinds.
