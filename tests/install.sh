@@ -35,6 +35,23 @@ build_tools() {
   command -v cargo >/dev/null 2>&1 || { echo "cargo is missing: install Rust with rustup" >&2; return 1; }
 }
 
+# debian_package SUITE PACKAGE FOLDER: unpacks a package of another Debian suite, without touching this machine's own
+# package lists. Needs a Debian mirror among this machine's sources.
+debian_package() {
+  local suite=$1 package=$2 folder=$3 work mirror
+  mirror=$(sed -n 's/^\(deb\|URIs:\)\( \[[^]]*\]\)\? *\(http[^ ]*\).*/\3/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v security | head -1)
+  [ -n "$mirror" ] || { echo "no Debian mirror in this machine's sources" >&2; return 1; }
+  work=$(mktemp -d "$cache/package.XXXX")
+  mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+  echo "deb $mirror $suite main" > "$work/sources.list"
+  local options=(-qq -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null
+    -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
+  (cd "$work" && apt-get "${options[@]}" update && apt-get "${options[@]}" download "$package/$suite" && dpkg-deb -x ./*.deb "$folder") >"$cache/$package.log" 2>&1
+  local code=$?
+  rm -rf "$work"
+  [ $code = 0 ] || { tail -3 "$cache/$package.log" >&2; return 1; }
+}
+
 # kubectl 1.31 or newer: the one on the PATH, else Debian 13's, a single binary.
 kubectl_tool() {
   local minor
@@ -42,17 +59,11 @@ kubectl_tool() {
   if [ "${minor:-0}" -ge 31 ]; then return 0; fi
   export PATH="$cache/bin:$PATH"
   [ -x "$cache/bin/kubectl" ] && return 0
-  local work; work=$(mktemp -d "$cache/kubectl.XXXX")
-  mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$cache/bin"
-  local mirror
-  mirror=$(sed -n 's/^\(deb\|URIs:\)\( \[[^]]*\]\)\? *\(http[^ ]*\).*/\3/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v security | head -1)
-  echo "deb [trusted=no] ${mirror:-http://deb.debian.org/debian} trixie main" > "$work/sources.list"
-  local options=(-qq -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null
-    -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache")
-  (cd "$work" && apt-get "${options[@]}" update && apt-get "${options[@]}" download kubectl && dpkg-deb -x kubectl_*.deb root) >"$cache/kubectl.log" 2>&1 \
-    || { tail -3 "$cache/kubectl.log" >&2; return 1; }
-  cp "$work/root/usr/bin/kubectl" "$cache/bin/kubectl"
-  rm -rf "$work"
+  local root; root=$(mktemp -d "$cache/kubectl.XXXX")
+  debian_package trixie kubectl "$root" && mkdir -p "$cache/bin" && cp "$root/usr/bin/kubectl" "$cache/bin/kubectl"
+  local code=$?
+  rm -rf "$root"
+  return $code
 }
 
 nextest_tool() {
@@ -63,14 +74,19 @@ nextest_tool() {
 
 # The API's objects in every encoding, each field filled, as upstream's own tests have them.
 fixtures() {
-  export KERNELET_FIXTURES="$cache/fixtures"
+  export KERNELET_FIXTURES="$cache/fixtures-v0.35"
   [ -n "$(ls "$KERNELET_FIXTURES" 2>/dev/null)" ] && return 0
-  local work; work=$(mktemp -d "$cache/api.XXXX")
-  (cd "$work" && apt-get download -qq golang-k8s-api-dev && dpkg-deb -x golang-k8s-api-dev_*.deb root) >"$cache/fixtures.log" 2>&1 \
-    || { tail -3 "$cache/fixtures.log" >&2; rm -rf "$work"; return 1; }
-  mkdir -p "$KERNELET_FIXTURES"
-  cp "$work"/root/usr/share/gocode/src/k8s.io/api/testdata/HEAD/* "$KERNELET_FIXTURES/"
-  rm -rf "$work"
+  local work from=; work=$(mktemp -d "$cache/api.XXXX")
+  if command -v go >/dev/null 2>&1; then
+    from=$(cd "$work" && GOFLAGS=-mod=mod go mod download -json k8s.io/api@v0.35.0 2>/dev/null | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+  fi
+  if [ -z "$from" ]; then
+    debian_package sid golang-k8s-api-dev "$work/root" && from=$work/root/usr/share/gocode/src/k8s.io/api
+  fi
+  [ -d "${from:-/nonexistent}/testdata/HEAD" ] && mkdir -p "$KERNELET_FIXTURES" && cp "$from"/testdata/HEAD/* "$KERNELET_FIXTURES/"
+  local code=$?
+  chmod -R u+w "$work"; rm -rf "$work"
+  return $code
 }
 
 # The Python client, in an environment of its own.
