@@ -1,0 +1,40 @@
+#!/bin/sh
+# A node on pure cgroup v2: the example, its Service, limits, an out-of-memory kill, purge without a trace
+set -eu
+export KUBECONFIG=/var/lib/kernelet/kubeconfig
+before=$(find /sys/fs/cgroup -type d | sort; cut -d' ' -f5 /proc/self/mountinfo | sort; find /sys/fs/bpf | sort; ls /sys/class/net)
+trap 'code=$?; [ $code = 0 ] || { kubectl get all,events -A -o wide; kubectl describe pods; tail -50 /var/log/kernelet/*/kernelet.log; }' EXIT
+kernelet up --detach --node-name lab
+kubectl apply -f /lab/examples/hello/
+kubectl rollout status deployment/hello --timeout=120s
+address=$(kubectl get service hello -o 'jsonpath={.spec.clusterIP}')
+for _ in 1 2 3; do busybox wget -qO- -T 5 "http://$address/"; echo; done
+
+uid=$(kubectl get pod -l app=hello -o 'jsonpath={.items[0].metadata.uid}')
+pod=$(find /sys/fs/cgroup -type d -name "pod$uid" | head -1)
+test -n "$pod"
+container=$(find "$pod" -mindepth 1 -maxdepth 1 -type d | head -1)
+test "$(cat "$container/memory.max")" = 33554432
+test -s "$container/cgroup.procs"
+grep -q 'cpuset\|cpu' "$pod/cgroup.controllers"
+
+kubectl apply -f - <<'POD'
+apiVersion: v1
+kind: Pod
+metadata: {name: full}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: kernelet.local/hello:v1
+    imagePullPolicy: Never
+    resources: {limits: {memory: 6Mi, cpu: 200m}}
+    env: [{name: HELLO_ALLOCATE_MIB, value: "64"}]
+POD
+kubectl wait pod/full '--for=jsonpath={.status.phase}=Failed' --timeout=60s
+kubectl get pod full -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason}' | grep OOMKilled
+
+kernelet down --purge
+after=$(find /sys/fs/cgroup -type d | sort; cut -d' ' -f5 /proc/self/mountinfo | sort; find /sys/fs/bpf | sort; ls /sys/class/net)
+[ "$before" = "$after" ] || { echo "left behind:"; echo "$before" > /tmp/a; echo "$after" > /tmp/b; diff /tmp/a /tmp/b; exit 1; }
+test ! -e /var/lib/kernelet
