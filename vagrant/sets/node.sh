@@ -18,6 +18,13 @@ test "$(cat "$container/memory.max")" = 33554432
 test -s "$container/cgroup.procs"
 grep -q 'cpuset\|cpu' "$pod/cgroup.controllers"
 
+# An image of Debian's static busybox, as `docker save` would write it.
+mkdir -p /tmp/image/layer/bin; cp /bin/busybox /tmp/image/layer/bin/sh
+(cd /tmp/image && tar -cf layer.tar -C layer . && digest=$(sha256sum layer.tar | cut -d' ' -f1) \
+  && printf '{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$digest" > config.json \
+  && printf '[{"Config":"config.json","RepoTags":["busybox:test"],"Layers":["layer.tar"]}]' > manifest.json \
+  && tar -cf ../image.tar config.json layer.tar manifest.json)
+kernelet image load /tmp/image.tar
 kubectl apply -f - <<'POD'
 apiVersion: v1
 kind: Pod
@@ -26,13 +33,12 @@ spec:
   restartPolicy: Never
   containers:
   - name: main
-    image: kernelet.local/hello:v1
-    imagePullPolicy: Never
-    resources: {limits: {memory: 6Mi, cpu: 200m}}
-    env: [{name: HELLO_ALLOCATE_MIB, value: "64"}]
+    image: busybox:test
+    command: [sh, -c, "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}"]
+    resources: {limits: {memory: 24Mi, cpu: 500m}}
 POD
 kubectl wait pod/full '--for=jsonpath={.status.phase}=Failed' --timeout=60s
-kubectl get pod full -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason}' | grep OOMKilled
+test "$(kubectl get pod full -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason}')" = OOMKilled
 
 kernelet down --purge
 after=$(find /sys/fs/cgroup -type d | sort; cut -d' ' -f5 /proc/self/mountinfo | sort; find /sys/fs/bpf | sort; ls /sys/class/net)
