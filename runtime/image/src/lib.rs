@@ -1,1 +1,19 @@
 //! Images: load, verify, unpack, snapshot, prune.
+//!
+//! [`ImageStore`] keeps images of `docker save` archives and OCI layouts as unpacked layers in overlayfs' form, ready
+//! to be the lower folders of a container's root. Nothing here mounts or runs anything.
+//!
+//! **Invariant:** what an archive says is used only after its digest was verified, and an archive's path is only ever
+//! walked below its layer's own folder. **Invariant:** an image is there whole or not at all, whenever a crash came.
+
+mod error;
+mod image;
+mod reference;
+mod store;
+mod user;
+
+pub use error::{ImageError, OpenError, ReferenceError, UserError};
+pub use image::{Digest, Image, ImageConfig, ImageId, Port, Protocol};
+pub use reference::Reference;
+pub use store::{ImageStore, Pruned};
+pub use user::User;
