@@ -6,14 +6,47 @@ use serde::{Deserialize, Serialize};
 
 /// In the kernel's order: the index is the number.
 const NAMES: [&str; 41] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
-    "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
 ];
 
 /// One capability.
@@ -77,11 +110,26 @@ impl CapSet {
     /// What containers get unless the pod says otherwise: the set Docker, containerd and CRI-O share.
     pub fn container_default() -> CapSet {
         [
-            "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP",
-            "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FSETID",
+            "FOWNER",
+            "MKNOD",
+            "NET_RAW",
+            "SETGID",
+            "SETUID",
+            "SETFCAP",
+            "SETPCAP",
+            "NET_BIND_SERVICE",
+            "SYS_CHROOT",
+            "KILL",
+            "AUDIT_WRITE",
         ]
         .iter()
-        .map(|name| name.parse::<Capability>().expect("a name of the table above"))
+        .map(|name| {
+            name.parse::<Capability>()
+                .expect("a name of the table above")
+        })
         .collect()
     }
 
@@ -158,8 +206,16 @@ mod tests {
 
     #[test]
     fn numbers_are_the_kernels() {
-        for (name, number) in [("CAP_CHOWN", 0), ("sys_admin", 21), ("MKNOD", 27), ("CAP_BPF", 39)] {
-            assert_eq!(name.parse::<Capability>().map(Capability::number), Ok(number));
+        for (name, number) in [
+            ("CAP_CHOWN", 0),
+            ("sys_admin", 21),
+            ("MKNOD", 27),
+            ("CAP_BPF", 39),
+        ] {
+            assert_eq!(
+                name.parse::<Capability>().map(Capability::number),
+                Ok(number)
+            );
         }
         assert!("CAP_FLY".parse::<Capability>().is_err());
     }
@@ -167,7 +223,13 @@ mod tests {
     #[test]
     fn drop_all_then_add_leaves_just_the_added() {
         let sets = CapabilitySets::from_add_drop(&["NET_BIND_SERVICE"], &["ALL"]).unwrap();
-        assert_eq!(sets.bounding.iter().map(Capability::name).collect::<Vec<_>>(), ["CAP_NET_BIND_SERVICE"]);
+        assert_eq!(
+            sets.bounding
+                .iter()
+                .map(Capability::name)
+                .collect::<Vec<_>>(),
+            ["CAP_NET_BIND_SERVICE"]
+        );
         assert_eq!(sets.inheritable, CapSet::EMPTY);
         assert_eq!(sets.ambient, CapSet::EMPTY);
     }

@@ -48,8 +48,22 @@ pub fn kubernetes_mounts(privileged: bool) -> Vec<MountPlan> {
     };
     vec![
         mount("/proc", MountSource::Proc, MountFlags::KERNEL),
-        mount("/dev", MountSource::Dev, MountFlags { strict_atime: true, ..no_suid }),
-        mount("/dev/pts", MountSource::Devpts, MountFlags { no_exec: true, ..no_suid }),
+        mount(
+            "/dev",
+            MountSource::Dev,
+            MountFlags {
+                strict_atime: true,
+                ..no_suid
+            },
+        ),
+        mount(
+            "/dev/pts",
+            MountSource::Devpts,
+            MountFlags {
+                no_exec: true,
+                ..no_suid
+            },
+        ),
         mount("/dev/mqueue", MountSource::Mqueue, MountFlags::KERNEL),
         mount("/sys", MountSource::Sysfs, sys),
         mount("/sys/fs/cgroup", MountSource::Cgroup, sys),

@@ -15,7 +15,11 @@ pub struct MountPlan {
 
 impl MountPlan {
     /// A bind of a host's file or folder, the way most volumes come.
-    pub fn bind(source: impl Into<PathBuf>, destination: impl Into<PathBuf>, read_only: bool) -> Self {
+    pub fn bind(
+        source: impl Into<PathBuf>,
+        destination: impl Into<PathBuf>,
+        read_only: bool,
+    ) -> Self {
         MountPlan {
             destination: destination.into(),
             source: MountSource::Host {

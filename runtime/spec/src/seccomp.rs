@@ -47,5 +47,7 @@ pub enum ArgCompare {
     Greater,
     GreaterOrEqual,
     /// `arg & mask == value`.
-    MaskedEqual { mask: u64 },
+    MaskedEqual {
+        mask: u64,
+    },
 }

@@ -4,7 +4,9 @@
 //! follows the profile that Docker, containerd and Podman share, so that an image which runs there
 //! runs here: some calls open only with the capability they belong to.
 
-use crate::{ArgCompare, CapSet, Capability, SeccompAction, SeccompArg, SeccompProfile, SeccompRule};
+use crate::{
+    ArgCompare, CapSet, Capability, SeccompAction, SeccompArg, SeccompProfile, SeccompRule,
+};
 
 const EPERM: u16 = 1;
 const ENOSYS: u16 = 38;
@@ -101,12 +103,20 @@ pub fn default_profile(capabilities: CapSet) -> SeccompProfile {
     let mut rules = vec![rule(ALLOWED, allow, vec![])];
     // personality: Linux, Linux32, no ASLR change, and asking.
     for value in [0x0, 0x8, 0x20000, 0x20008, 0xffff_ffff] {
-        let arg = SeccompArg { index: 0, compare: ArgCompare::Equal, value };
+        let arg = SeccompArg {
+            index: 0,
+            compare: ArgCompare::Equal,
+            value,
+        };
         rules.push(rule(&["personality"], allow, vec![arg]));
     }
     // AF_VSOCK (40) reaches the hypervisor past the network namespace.
     for compare in [ArgCompare::Less, ArgCompare::Greater] {
-        let arg = SeccompArg { index: 0, compare, value: 40 };
+        let arg = SeccompArg {
+            index: 0,
+            compare,
+            value: 40,
+        };
         rules.push(rule(&["socket"], allow, vec![arg]));
     }
     for (name, calls) in BY_CAPABILITY {
@@ -121,7 +131,9 @@ pub fn default_profile(capabilities: CapSet) -> SeccompProfile {
         const NEW_NAMESPACES: u64 = 0x7e02_0000;
         let arg = SeccompArg {
             index: 0,
-            compare: ArgCompare::MaskedEqual { mask: NEW_NAMESPACES },
+            compare: ArgCompare::MaskedEqual {
+                mask: NEW_NAMESPACES,
+            },
             value: 0,
         };
         rules.push(rule(&["clone"], allow, vec![arg]));
@@ -139,16 +151,27 @@ mod tests {
     use super::*;
 
     fn allows(caps: CapSet, call: &str) -> bool {
-        default_profile(caps)
-            .rules
-            .iter()
-            .any(|r| r.action == SeccompAction::Allow && r.args.is_empty() && r.names.iter().any(|n| n == call))
+        default_profile(caps).rules.iter().any(|r| {
+            r.action == SeccompAction::Allow
+                && r.args.is_empty()
+                && r.names.iter().any(|n| n == call)
+        })
     }
 
     #[test]
     fn what_breaks_out_needs_its_capability() {
         let plain = CapSet::container_default();
-        for call in ["mount", "unshare", "setns", "bpf", "keyctl", "add_key", "userfaultfd", "io_uring_setup", "kexec_load"] {
+        for call in [
+            "mount",
+            "unshare",
+            "setns",
+            "bpf",
+            "keyctl",
+            "add_key",
+            "userfaultfd",
+            "io_uring_setup",
+            "kexec_load",
+        ] {
             assert!(!allows(plain, call), "{call} is open to every container");
         }
         assert!(allows(plain, "openat"));

@@ -13,7 +13,10 @@ pub struct PlanError {
 }
 
 fn err(field: impl Into<String>, reason: impl Into<String>) -> Result<(), PlanError> {
-    Err(PlanError { field: field.into(), reason: reason.into() })
+    Err(PlanError {
+        field: field.into(),
+        reason: reason.into(),
+    })
 }
 
 /// Absolute and without `..`: a `..` in a destination is a mistake or an attack, never a wish.
@@ -38,7 +41,10 @@ fn check_text(field: impl Into<String>, text: &str) -> Result<(), PlanError> {
 pub(crate) fn check_sysctl(field: &str, name: &str, value: &str) -> Result<(), PlanError> {
     let field = format!("{field}[{name:?}]");
     let harmless = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
     };
     if !name.split(['.', '/']).all(harmless) {
         return err(field, "is no sysctl's name");
@@ -53,8 +59,14 @@ pub(crate) fn check_sysctl(field: &str, name: &str, value: &str) -> Result<(), P
 fn sysctl_namespace(name: &str) -> Option<Owner> {
     let name = name.replace('/', ".");
     const IPC: [&str; 8] = [
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-        "kernel.shmmni", "kernel.shm_rmid_forced",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
     ];
     if name.starts_with("net.") {
         Some(Owner::Net)
@@ -85,21 +97,36 @@ pub fn validate(plan: &ContainerPlan) -> Result<(), PlanError> {
     for (i, var) in process.env.iter().enumerate() {
         check_text(format!("process.env[{i}]"), var)?;
         if !var.contains('=') || var.starts_with('=') {
-            return err(format!("process.env[{i}]"), format!("{var:?} is not NAME=value"));
+            return err(
+                format!("process.env[{i}]"),
+                format!("{var:?} is not NAME=value"),
+            );
         }
     }
     check_path("process.cwd", &process.cwd)?;
     if let Some(adj) = process.oom_score_adj
         && !(-1000..=1000).contains(&adj)
     {
-        return err("process.oomScoreAdj", format!("{adj} is not in -1000..=1000"));
+        return err(
+            "process.oomScoreAdj",
+            format!("{adj} is not in -1000..=1000"),
+        );
     }
     for (i, limit) in process.rlimits.iter().enumerate() {
         if limit.soft > limit.hard {
-            return err(format!("process.rlimits[{i}]"), "its soft limit is above its hard limit");
+            return err(
+                format!("process.rlimits[{i}]"),
+                "its soft limit is above its hard limit",
+            );
         }
-        if process.rlimits[..i].iter().any(|other| other.name == limit.name) {
-            return err(format!("process.rlimits[{i}]"), format!("{} is there twice", limit.name));
+        if process.rlimits[..i]
+            .iter()
+            .any(|other| other.name == limit.name)
+        {
+            return err(
+                format!("process.rlimits[{i}]"),
+                format!("{} is there twice", limit.name),
+            );
         }
     }
     match &plan.rootfs {
@@ -123,16 +150,33 @@ pub fn validate(plan: &ContainerPlan) -> Result<(), PlanError> {
         // Anything but procfs at /proc could fake what the runtime reads and writes there.
         let below = mount.destination.strip_prefix("/proc");
         let is_proc = matches!(mount.source, crate::MountSource::Proc);
-        if matches!(&below, Ok(rest) if rest.as_os_str().is_empty()) && !is_proc && !is_host_proc(mount) {
-            return err(format!("mounts[{i}].destination"), "only procfs can be mounted at /proc");
+        if matches!(&below, Ok(rest) if rest.as_os_str().is_empty())
+            && !is_proc
+            && !is_host_proc(mount)
+        {
+            return err(
+                format!("mounts[{i}].destination"),
+                "only procfs can be mounted at /proc",
+            );
         }
-        const LXCFS: [&str; 8] =
-            ["cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo"];
+        const LXCFS: [&str; 8] = [
+            "cpuinfo",
+            "diskstats",
+            "meminfo",
+            "stat",
+            "swaps",
+            "uptime",
+            "loadavg",
+            "slabinfo",
+        ];
         if let Ok(rest) = below
             && !rest.as_os_str().is_empty()
             && !LXCFS.iter().any(|name| rest == Path::new(name))
         {
-            return err(format!("mounts[{i}].destination"), "nothing can be mounted there, inside /proc");
+            return err(
+                format!("mounts[{i}].destination"),
+                "nothing can be mounted there, inside /proc",
+            );
         }
     }
     for (i, path) in plan.masked_paths.iter().enumerate() {
@@ -163,7 +207,10 @@ pub fn validate(plan: &ContainerPlan) -> Result<(), PlanError> {
         plan.namespaces.uts != NamespaceOf::Host,
     )?;
     if let Some(log) = &plan.log {
-        let stays = log.path.components().all(|c| matches!(c, Component::Normal(_)));
+        let stays = log
+            .path
+            .components()
+            .all(|c| matches!(c, Component::Normal(_)));
         if log.path.as_os_str().is_empty() || !stays {
             return err("log.path", "must be relative, without ..");
         }
@@ -185,7 +232,12 @@ pub fn validate_sandbox(plan: &SandboxPlan) -> Result<(), PlanError> {
         return err("hostname", "is not 1 to 64 bytes long");
     }
     check_text("hostname", &plan.hostname)?;
-    check_sysctls(&plan.sysctls, !plan.host_network, !plan.host_ipc, !plan.host_network)
+    check_sysctls(
+        &plan.sysctls,
+        !plan.host_network,
+        !plan.host_ipc,
+        !plan.host_network,
+    )
 }
 
 fn check_sysctls(
@@ -200,10 +252,18 @@ fn check_sysctls(
             Some(Owner::Net) => own_net,
             Some(Owner::Ipc) => own_ipc,
             Some(Owner::Uts) => own_uts,
-            None => return err(format!("sysctls[{name:?}]"), "belongs to no namespace: it would change the host"),
+            None => {
+                return err(
+                    format!("sysctls[{name:?}]"),
+                    "belongs to no namespace: it would change the host",
+                );
+            }
         };
         if !owned {
-            return err(format!("sysctls[{name:?}]"), "belongs to a namespace that is the host's here");
+            return err(
+                format!("sysctls[{name:?}]"),
+                "belongs to a namespace that is the host's here",
+            );
         }
     }
     Ok(())

@@ -48,7 +48,7 @@ pub(super) fn enable(dir: &Path, wanted: &[String]) -> Result<()> {
 pub fn shares_to_weight(shares: u64) -> u64 {
     match shares {
         0 => 0,
-        ..=2 => 1,
+        1..=2 => 1,
         262_144.. => 10_000,
         _ => {
             let l = (shares as f64).log2();

@@ -1,0 +1,1 @@
+//! A bundle's `config.json` as a plan.
