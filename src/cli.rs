@@ -18,10 +18,20 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 pub struct Global {
     /// Where everything that must survive is kept
-    #[arg(long, global = true, default_value = "/var/lib/kernelet", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "/var/lib/kernelet",
+        value_name = "DIR"
+    )]
     pub data_dir: PathBuf,
     /// The configuration file; an absent default is no error
-    #[arg(long, global = true, default_value = "/etc/kernelet/config.yaml", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "/etc/kernelet/config.yaml",
+        value_name = "FILE"
+    )]
     pub config: PathBuf,
     /// What is logged: error, warn, info, debug, trace, or a tracing filter
     #[arg(long, global = true, default_value = "info", value_name = "FILTER")]
@@ -169,7 +179,7 @@ pub enum ImageCommand {
     },
     /// List images
     Ls(OutputOptions),
-    /// Write an image as an OCI layout archive
+    /// Write an image as an OCI layout
     Save {
         image: String,
         /// Where to

@@ -27,9 +27,17 @@ pub enum ConfigError {
     },
     #[error("the configuration {path} is not a YAML map: {reason}")]
     Parse { path: PathBuf, reason: String },
-    #[error("the configuration {path} has an unknown key {key:?}; the nearest known one is {nearest:?}")]
-    UnknownKey { path: PathBuf, key: String, nearest: String },
-    #[error("the configuration {path}: {key} must be a text, a number, true, false or a list of these")]
+    #[error(
+        "the configuration {path} has an unknown key {key:?}; the nearest known one is {nearest:?}"
+    )]
+    UnknownKey {
+        path: PathBuf,
+        key: String,
+        nearest: String,
+    },
+    #[error(
+        "the configuration {path}: {key} must be a text, a number, true, false or a list of these"
+    )]
     BadValue { path: PathBuf, key: String },
 }
 
@@ -37,13 +45,20 @@ pub enum ConfigError {
 pub fn parse(args: Vec<OsString>) -> Result<ArgMatches, ConfigError> {
     let command = Cli::command();
     let matches = command.clone().try_get_matches_from(&args)?;
-    let Some((name, _)) = matches.subcommand() else { return Ok(matches) };
+    let Some((name, _)) = matches.subcommand() else {
+        return Ok(matches);
+    };
     let path: &PathBuf = matches.get_one("config").expect("--config has a default");
     let given = matches.value_source("config") == Some(clap::parser::ValueSource::CommandLine);
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !given => return Ok(matches),
-        Err(source) => return Err(ConfigError::Read { path: path.clone(), source }),
+        Err(source) => {
+            return Err(ConfigError::Read {
+                path: path.clone(),
+                source,
+            });
+        }
     };
     let from_file = options(&text, path, &command, name)?;
     if from_file.is_empty() {
@@ -72,7 +87,12 @@ fn options(
     let keys: BTreeMap<String, Value> =
         serde_saphyr::from_str(text).map_err(|error| ConfigError::Parse {
             path: path.to_owned(),
-            reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
+            reason: error
+                .to_string()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
         })?;
     let subcommand = command.find_subcommand(name).expect("clap matched it");
     let ours: BTreeMap<&str, bool> = command
@@ -91,10 +111,19 @@ fn options(
                 })
                 .cloned()
                 .unwrap_or_default();
-            return Err(ConfigError::UnknownKey { path: path.to_owned(), key, nearest });
+            return Err(ConfigError::UnknownKey {
+                path: path.to_owned(),
+                key,
+                nearest,
+            });
         }
-        let Some(takes_value) = ours.get(key.as_str()) else { continue };
-        let bad = || ConfigError::BadValue { path: path.to_owned(), key: key.clone() };
+        let Some(takes_value) = ours.get(key.as_str()) else {
+            continue;
+        };
+        let bad = || ConfigError::BadValue {
+            path: path.to_owned(),
+            key: key.clone(),
+        };
         match (takes_value, &value) {
             (false, Value::Bool(true)) => found.push(format!("--{key}").into()),
             (false, Value::Bool(false)) | (_, Value::Null) => {}
@@ -125,10 +154,16 @@ fn all_keys(command: &clap::Command) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     let mut commands = vec![command];
     while let Some(command) = commands.pop() {
-        keys.extend(command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)));
+        keys.extend(
+            command
+                .get_arguments()
+                .filter_map(|arg| arg.get_long().map(str::to_owned)),
+        );
         commands.extend(command.get_subcommands());
     }
-    for key in ["config", "help", "version", "detach", "pods", "purge", "output"] {
+    for key in [
+        "config", "help", "version", "detach", "pods", "purge", "output",
+    ] {
         keys.remove(key);
     }
     keys
@@ -154,10 +189,22 @@ mod tests {
     fn each_key_is_a_flag_and_an_unknown_one_names_its_neighbour() {
         check("", "up", Ok(&[]));
         check("# nothing\n", "up", Ok(&[]));
-        check("node-name: a\napi-port: 7443\n", "up", Ok(&["--api-port=7443", "--node-name=a"]));
+        check(
+            "node-name: a\napi-port: 7443\n",
+            "up",
+            Ok(&["--api-port=7443", "--node-name=a"]),
+        );
         check("node-name: a\n", "server", Ok(&[]));
-        check("without: [scheduler]\n", "server", Ok(&["--without=scheduler"]));
-        check("node-nam: a\n", "up", Err("unknown key \"node-nam\"; the nearest known one is \"node-name\""));
+        check(
+            "without: [scheduler]\n",
+            "server",
+            Ok(&["--without=scheduler"]),
+        );
+        check(
+            "node-nam: a\n",
+            "up",
+            Err("unknown key \"node-nam\"; the nearest known one is \"node-name\""),
+        );
         check("node-name: {a: b}\n", "up", Err("node-name must be a text"));
         check("- a\n", "up", Err("is not a YAML map"));
         check("detach: true\n", "up", Err("unknown key"));
@@ -168,7 +215,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.yaml");
         std::fs::write(&file, "node-name: from-file\nkubelet-port: 10260\n").unwrap();
-        let args = ["kernelet", "--config", file.to_str().unwrap(), "up", "--node-name", "from-line"];
+        let args = [
+            "kernelet",
+            "--config",
+            file.to_str().unwrap(),
+            "up",
+            "--node-name",
+            "from-line",
+        ];
         let matches = parse(args.map(OsString::from).to_vec()).unwrap();
         let (_, up) = matches.subcommand().unwrap();
         assert_eq!(up.get_one::<String>("node_name").unwrap(), "from-line");

@@ -9,8 +9,8 @@ use anyhow::Context;
 use kernelet_client::Informers;
 use kernelet_controllers::ControllersConfig;
 use kernelet_pki::{
-    Ca, Identity, IdentitySpec, KubeConfig, Lifetimes, Login, ServiceAccountKeys, Usage, client_config,
-    server_config,
+    Ca, Identity, IdentitySpec, KubeConfig, Lifetimes, Login, ServiceAccountKeys, Usage,
+    client_config, server_config,
 };
 use kernelet_server::{Cidr, Server, ServerConfig, UserInfo};
 use kernelet_store::{Options, Store};
@@ -52,10 +52,16 @@ pub async fn start(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<ControlPlane> {
     // The port first: nothing is made for a server that could not be reached.
-    let any = if node_ip.is_ipv6() { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    let any = if node_ip.is_ipv6() {
+        IpAddr::from(Ipv6Addr::UNSPECIFIED)
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
     let listener = preflight::listen(SocketAddr::new(any, cluster.api_port), "--api-port")?;
     let service_cidr: Cidr = cluster.service_cidr.parse().context("--service-cidr")?;
-    let service_ip = service_cidr.nth(1).context("--service-cidr has no room for an address")?;
+    let service_ip = service_cidr
+        .nth(1)
+        .context("--service-cidr has no room for an address")?;
 
     let identities = identities(instance, cluster, node_ip, service_ip)?;
     let url = format!("https://{}", SocketAddr::new(node_ip, cluster.api_port));
@@ -67,7 +73,12 @@ pub async fn start(
         login: Login::Certificate(identities.admin.clone()),
     }
     .write(&instance.kubeconfig())
-    .with_context(|| format!("cannot write the kubeconfig {}", instance.kubeconfig().display()))?;
+    .with_context(|| {
+        format!(
+            "cannot write the kubeconfig {}",
+            instance.kubeconfig().display()
+        )
+    })?;
 
     let store = open_store(instance, &cluster.store).await?;
     health.set("store", PartHealth::Healthy);
@@ -78,11 +89,19 @@ pub async fn start(
         node_ports: 30000..=32767,
         issuer: format!("https://kubernetes.default.svc.{}", cluster.cluster_domain),
         service_account_keys: identities.keys,
-        tls: Arc::new(server_config(&identities.serving, identities.ca.cert_pem())?),
-        kubelet_client: Arc::new(client_config(identities.ca.cert_pem(), Some(&identities.kubelet_client))?),
+        tls: Arc::new(server_config(
+            &identities.serving,
+            identities.ca.cert_pem(),
+        )?),
+        kubelet_client: Arc::new(client_config(
+            identities.ca.cert_pem(),
+            Some(&identities.kubelet_client),
+        )?),
         cluster_ca_pem: identities.ca.cert_pem().to_owned(),
     };
-    let server = Server::start(config, store.clone()).await.context("cannot start the API server")?;
+    let server = Server::start(config, store.clone())
+        .await
+        .context("cannot start the API server")?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     health.set("server", PartHealth::Healthy);
     tokio::spawn({
@@ -90,10 +109,17 @@ pub async fn start(
         async move { server.serve(listener, shutdown).await }
     });
 
-    let plane = ControlPlane { server, ca: identities.ca, url, store };
+    let plane = ControlPlane {
+        server,
+        ca: identities.ca,
+        url,
+        store,
+    };
     // One list and watch per kind for both, read with the rights of the controllers; each writes as itself.
-    let informers =
-        Arc::new(Informers::new(plane.client(UserInfo::controllers()), shutdown.clone()));
+    let informers = Arc::new(Informers::new(
+        plane.client(UserInfo::controllers()),
+        shutdown.clone(),
+    ));
     if !without.contains(&Part::Scheduler) {
         let (client, informers) = (plane.client(UserInfo::scheduler()), informers.clone());
         let stop = shutdown.clone();
@@ -130,9 +156,12 @@ impl ControlPlane {
 async fn open_store(instance: &Instance, url: &str) -> anyhow::Result<Store> {
     if url == "embedded" {
         let dir = instance.store_dir();
-        return Store::open(Options::new(&dir)).with_context(|| format!("cannot open the store in {}", dir.display()));
+        return Store::open(Options::new(&dir))
+            .with_context(|| format!("cannot open the store in {}", dir.display()));
     }
-    Store::connect(url).await.with_context(|| format!("cannot use the store {url}"))
+    Store::connect(url)
+        .await
+        .with_context(|| format!("cannot use the store {url}"))
 }
 
 fn identities(
@@ -151,20 +180,35 @@ fn identities(
         ips: Vec::new(),
         usage: Usage::Client,
     };
-    let mut dns_names: Vec<String> =
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
+    let mut dns_names: Vec<String> = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+    ]
+    .map(str::to_owned)
+    .into();
     dns_names.push(format!("kubernetes.default.svc.{}", cluster.cluster_domain));
     let serving = IdentitySpec {
         common_name: "kube-apiserver".into(),
         organization: None,
         dns_names,
-        ips: vec![node_ip, service_ip, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        ips: vec![
+            node_ip,
+            service_ip,
+            Ipv4Addr::LOCALHOST.into(),
+            Ipv6Addr::LOCALHOST.into(),
+        ],
         usage: Usage::Server,
     };
     Ok(Identities {
         keys: ServiceAccountKeys::load_or_create(&dir)?,
         serving: ca.load_or_issue(&dir, "apiserver", &serving)?,
-        admin: ca.load_or_issue(&dir, "admin", &client("kubernetes-admin", Some("system:masters")))?,
+        admin: ca.load_or_issue(
+            &dir,
+            "admin",
+            &client("kubernetes-admin", Some("system:masters")),
+        )?,
         kubelet_client: ca.load_or_issue(
             &dir,
             "apiserver-kubelet-client",

@@ -46,13 +46,19 @@ pub struct Stop {
 }
 
 /// Answers until `shutdown`; a stop goes to `stops`.
-pub fn serve<F>(path: &Path, report: F, stops: mpsc::Sender<Stop>, shutdown: CancellationToken) -> anyhow::Result<()>
+pub fn serve<F>(
+    path: &Path,
+    report: F,
+    stops: mpsc::Sender<Stop>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()>
 where
     F: Fn() -> StatusReport + Clone + Send + Sync + 'static,
 {
     // What is there is a dead predecessor's: this process holds the instance's lock.
     let _ = fs::remove_file(path);
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let path = path.to_owned();
     tokio::spawn(async move {
@@ -86,7 +92,9 @@ where
                     Err(error) => Ok(serde_json::json!({ "error": error.to_string() }).to_string()),
                 };
                 if let Ok(answer) = answer {
-                    let _ = tokio::time::timeout(limit, write.write_all((answer + "\n").as_bytes())).await;
+                    let _ =
+                        tokio::time::timeout(limit, write.write_all((answer + "\n").as_bytes()))
+                            .await;
                 }
             });
         }
@@ -106,11 +114,16 @@ pub struct Connection {
 pub fn connect(path: &Path) -> anyhow::Result<Option<Connection>> {
     match UnixStream::connect(path) {
         Ok(stream) => {
-            let pid = getsockopt(&stream, PeerCredentials).context("cannot ask who runs")?.pid();
+            let pid = getsockopt(&stream, PeerCredentials)
+                .context("cannot ask who runs")?
+                .pid();
             Ok(Some(Connection { stream, pid }))
         }
         Err(error)
-            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+            ) =>
         {
             Ok(None)
         }
@@ -121,9 +134,12 @@ pub fn connect(path: &Path) -> anyhow::Result<Option<Connection>> {
 impl Connection {
     /// Asks, and returns the answering line.
     pub fn ask(mut self, request: Request) -> anyhow::Result<String> {
-        self.stream.write_all((serde_json::to_string(&request)? + "\n").as_bytes())?;
+        self.stream
+            .write_all((serde_json::to_string(&request)? + "\n").as_bytes())?;
         let mut line = String::new();
-        BufReader::new(self.stream).read_line(&mut line).context("the running kernelet did not answer")?;
+        BufReader::new(self.stream)
+            .read_line(&mut line)
+            .context("the running kernelet did not answer")?;
         Ok(line)
     }
 }

@@ -65,7 +65,10 @@ pub fn run(global: &Global, options: &UpOptions) -> anyhow::Result<ExitCode> {
         }
         _ => {
             let status = child.wait()?;
-            bail!("the detached program ended ({status}) before it was Ready; see {}", instance.log_file().display())
+            bail!(
+                "the detached program ended ({status}) before it was Ready; see {}",
+                instance.log_file().display()
+            )
         }
     }
 }
@@ -78,14 +81,17 @@ pub struct Report {
 impl Report {
     /// Leaves the terminal's session if this process was started by `run`.
     pub fn open() -> anyhow::Result<Self> {
-        let Ok(fd) = std::env::var(REPORT_FD) else { return Ok(Self { pipe: None }) };
+        let Ok(fd) = std::env::var(REPORT_FD) else {
+            return Ok(Self { pipe: None });
+        };
         // Opened anew through /proc: a descriptor number from the environment is not ours to own.
         let pipe = OpenOptions::new()
             .write(true)
             .open(format!("/proc/self/fd/{fd}"))
             .context("cannot open the reporting pipe")?;
         let inherited: i32 = fd.parse().context("the reporting pipe is not a number")?;
-        nix::unistd::close(inherited).context("cannot close the inherited end of the reporting pipe")?;
+        nix::unistd::close(inherited)
+            .context("cannot close the inherited end of the reporting pipe")?;
         setsid().context("cannot leave the terminal's session")?;
         Ok(Self { pipe: Some(pipe) })
     }

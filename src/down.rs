@@ -24,7 +24,10 @@ const STOP_WITHIN: Duration = Duration::from_secs(30);
 pub fn run(global: &Global, options: &DownOptions) -> anyhow::Result<ExitCode> {
     preflight::root("ends processes of root")?;
     let Some(instance) = Instance::find(&global.data_dir)? else {
-        println!("there is nothing of kernelet in {}", global.data_dir.display());
+        println!(
+            "there is nothing of kernelet in {}",
+            global.data_dir.display()
+        );
         return Ok(ExitCode::SUCCESS);
     };
     let ends_pods = options.pods || options.purge;
@@ -57,15 +60,22 @@ pub fn run(global: &Global, options: &DownOptions) -> anyhow::Result<ExitCode> {
 
 /// Stops the running program, its pods first if they are to end, and waits for its end; `None` when none ran.
 fn stop(instance: &Instance, pods: bool) -> anyhow::Result<Option<Stopped>> {
-    let Some(connection) = control_socket::connect(&instance.socket())? else { return Ok(None) };
+    let Some(connection) = control_socket::connect(&instance.socket())? else {
+        return Ok(None);
+    };
     let pid = connection.pid;
-    let process = kernelet_sys::process::pidfd_open(pid).with_context(|| format!("cannot watch process {pid}"))?;
+    let process = kernelet_sys::process::pidfd_open(pid)
+        .with_context(|| format!("cannot watch process {pid}"))?;
     let stopped = serde_json::from_str(&connection.ask(Request::Stop { pods })?)?;
     let until = Instant::now() + STOP_WITHIN;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            bail!("process {pid} did not end within {} s; its log is {}", STOP_WITHIN.as_secs(), instance.log_file().display());
+            bail!(
+                "process {pid} did not end within {} s; its log is {}",
+                STOP_WITHIN.as_secs(),
+                instance.log_file().display()
+            );
         }
         let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -91,7 +101,10 @@ fn purge(instance: &Instance) -> anyhow::Result<()> {
         let _ = fs::remove_dir(shared);
     }
     if !errors.is_empty() {
-        bail!("not everything could be removed:\n  {}", errors.join("\n  "));
+        bail!(
+            "not everything could be removed:\n  {}",
+            errors.join("\n  ")
+        );
     }
     Ok(())
 }

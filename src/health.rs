@@ -18,7 +18,9 @@ pub enum PartHealth {
     Starting,
     Healthy,
     /// Runs, but not as it should.
-    Unhealthy { reason: String },
+    Unhealthy {
+        reason: String,
+    },
 }
 
 /// The parts by name; cheap to clone.
@@ -36,7 +38,10 @@ impl Health {
     }
 
     pub fn snapshot(&self) -> BTreeMap<String, PartHealth> {
-        self.parts.lock().expect("nothing panics while it holds the lock").clone()
+        self.parts
+            .lock()
+            .expect("nothing panics while it holds the lock")
+            .clone()
     }
 
     /// Keeps a part running until `shutdown`: one that ends or panics is reported and started again, with

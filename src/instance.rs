@@ -36,16 +36,16 @@ impl Instance {
         match fs::canonicalize(data_dir) {
             Ok(real) => Ok(Some(Self::of(real))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(error).with_context(|| format!("cannot open the data folder {}", data_dir.display()))
-            }
+            Err(error) => Err(error)
+                .with_context(|| format!("cannot open the data folder {}", data_dir.display())),
         }
     }
 
     /// The instance of `data_dir`, whose folders are made (0700) where they are missing.
     pub fn create(data_dir: &Path) -> anyhow::Result<Self> {
         private_dir(data_dir)?;
-        let instance = Self::find(data_dir)?.context("the data folder vanished while it was made")?;
+        let instance =
+            Self::find(data_dir)?.context("the data folder vanished while it was made")?;
         private_dir(&instance.run_dir)?;
         private_dir(&instance.log_dir)?;
         Ok(instance)
@@ -53,7 +53,11 @@ impl Instance {
 
     fn of(data_dir: PathBuf) -> Self {
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
-        let id: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let id: String = digest
+            .iter()
+            .take(4)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         Self {
             run_dir: Path::new("/run/kernelet").join(&id),
             log_dir: Path::new("/var/log/kernelet").join(&id),
@@ -131,7 +135,9 @@ impl Instance {
                     self.data_dir.display(),
                 )
             }
-            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+            Err((_, error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
         }
     }
 }
@@ -144,12 +150,15 @@ pub struct Lock {
 /// Makes `path` and its parents; `path` itself with mode 0700.
 pub fn private_dir(path: &Path) -> anyhow::Result<()> {
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("cannot make the folder {}", parent.display()))?;
+        fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the folder {}", parent.display()))?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot make the folder {}", path.display())),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot make the folder {}", path.display()))
+        }
     }
 }
 
@@ -163,10 +172,17 @@ mod tests {
         let (real, link) = (dir.path().join("data"), dir.path().join("link"));
         fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let (a, b) = (Instance::find(&real).unwrap().unwrap(), Instance::find(&link).unwrap().unwrap());
+        let (a, b) = (
+            Instance::find(&real).unwrap().unwrap(),
+            Instance::find(&link).unwrap().unwrap(),
+        );
         assert_eq!(a.id, b.id);
         assert_eq!(a.id.len(), 8);
         assert_ne!(a.id, Instance::find(dir.path()).unwrap().unwrap().id);
-        assert!(Instance::find(&dir.path().join("absent")).unwrap().is_none());
+        assert!(
+            Instance::find(&dir.path().join("absent"))
+                .unwrap()
+                .is_none()
+        );
     }
 }

@@ -12,27 +12,52 @@ use crate::{
 
 pub fn run(global: &Global, command: NetCommand) -> anyhow::Result<ExitCode> {
     let Some(instance) = Instance::find(&global.data_dir)? else {
-        bail!("there is no data folder {}; give the right one with --data-dir", global.data_dir.display());
+        bail!(
+            "there is no data folder {}; give the right one with --data-dir",
+            global.data_dir.display()
+        );
     };
     match command {
         NetCommand::Services(options) => {
             let rows = view::services(&instance.id).context("cannot read the services' map")?;
-            print_rows(options.output, &rows, &["SERVICE", "TYPE", "ADDRESS", "PROTOCOL", "AFFINITY", "BACKENDS"], |row| {
-                vec![
-                    row.name.clone(),
-                    row.kind.clone(),
-                    row.address.to_string(),
-                    row.protocol.clone(),
-                    row.affinity_s.map_or("-".into(), |seconds| format!("{seconds}s")),
-                    row.backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-                ]
-            })
+            print_rows(
+                options.output,
+                &rows,
+                &[
+                    "SERVICE", "TYPE", "ADDRESS", "PROTOCOL", "AFFINITY", "BACKENDS",
+                ],
+                |row| {
+                    vec![
+                        row.name.clone(),
+                        row.kind.clone(),
+                        row.address.to_string(),
+                        row.protocol.clone(),
+                        row.affinity_s
+                            .map_or("-".into(), |seconds| format!("{seconds}s")),
+                        row.backends
+                            .iter()
+                            .map(ToString::to_string)
+                            .collect::<Vec<_>>()
+                            .join(","),
+                    ]
+                },
+            )
         }
         NetCommand::Backends(options) => {
             let rows = view::backends(&instance.id).context("cannot read the backends' map")?;
-            print_rows(options.output, &rows, &["ID", "SERVICE", "ADDRESS", "PROTOCOL"], |row| {
-                vec![row.id.to_string(), row.service.clone(), row.address.to_string(), row.protocol.clone()]
-            })
+            print_rows(
+                options.output,
+                &rows,
+                &["ID", "SERVICE", "ADDRESS", "PROTOCOL"],
+                |row| {
+                    vec![
+                        row.id.to_string(),
+                        row.service.clone(),
+                        row.address.to_string(),
+                        row.protocol.clone(),
+                    ]
+                },
+            )
         }
     }
 }
@@ -46,7 +71,10 @@ pub fn print_rows<T: serde::Serialize>(
 ) -> anyhow::Result<ExitCode> {
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(rows)?),
-        Output::Text => print!("{}", table(header, &rows.iter().map(cells).collect::<Vec<_>>())),
+        Output::Text => print!(
+            "{}",
+            table(header, &rows.iter().map(cells).collect::<Vec<_>>())
+        ),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -61,8 +89,11 @@ fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let header: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
     let mut text = String::new();
     for row in std::iter::once(&header).chain(rows) {
-        let line: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let line: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         text += line.join("   ").trim_end();
         text.push('\n');
     }
@@ -73,7 +104,13 @@ fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 mod tests {
     #[test]
     fn columns_align() {
-        let rows = [vec!["a".to_owned(), "long".to_owned()], vec!["bcd".to_owned(), "x".to_owned()]];
-        assert_eq!(super::table(&["N", "VAL"], &rows), "N     VAL\na     long\nbcd   x\n");
+        let rows = [
+            vec!["a".to_owned(), "long".to_owned()],
+            vec!["bcd".to_owned(), "x".to_owned()],
+        ];
+        assert_eq!(
+            super::table(&["N", "VAL"], &rows),
+            "N     VAL\na     long\nbcd   x\n"
+        );
     }
 }

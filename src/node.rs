@@ -40,7 +40,10 @@ impl RunningNode {
             Ok(()) => Vec::new(),
             Err(error) => error.left,
         };
-        Stopped { pods_ended: all.saturating_sub(left.len()), pods_left: left }
+        Stopped {
+            pods_ended: all.saturating_sub(left.len()),
+            pods_left: left,
+        }
     }
 }
 
@@ -64,9 +67,14 @@ pub async fn start(
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<RunningNode> {
-    let cidr = |text: &str, option: &str| text.parse::<Cidr>().with_context(|| format!("{option} {text}"));
+    let cidr = |text: &str, option: &str| {
+        text.parse::<Cidr>()
+            .with_context(|| format!("{option} {text}"))
+    };
     let service_cidr = cidr(&options.cluster.service_cidr, "--service-cidr")?;
-    let dns_address = service_cidr.nth(10).context("--service-cidr has no room for the DNS address")?;
+    let dns_address = service_cidr
+        .nth(10)
+        .context("--service-cidr has no room for the DNS address")?;
     health.set("network", PartHealth::Starting);
     let network = NetAgent::start(
         NetConfig {
@@ -111,7 +119,9 @@ pub async fn start(
             cluster_dns: vec![dns_address],
             cluster_domain: options.cluster.cluster_domain.clone(),
             labels: Vec::new(),
-            serving: plane.ca.load_or_issue(&instance.pki_dir(), "kubelet", &serving)?,
+            serving: plane
+                .ca
+                .load_or_issue(&instance.pki_dir(), "kubelet", &serving)?,
             client_ca_pem: plane.ca.cert_pem().to_owned(),
             max_pods: options.node.max_pods,
         },
@@ -125,13 +135,22 @@ pub async fn start(
 
 /// Removes what the node left on the machine; what could not be removed is the answer.
 pub fn purge(instance: &Instance) -> Vec<String> {
-    let Some(cgroups) = instance.remembered_cgroups() else { return Vec::new() };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let Some(cgroups) = instance.remembered_cgroups() else {
+        return Vec::new();
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return vec![format!("cannot start the runtime: {error}")],
     };
-    let purged =
-        kernelet_node::purge(&instance.data_dir, &instance.run_dir, &instance.log_dir, &cgroups);
+    let purged = kernelet_node::purge(
+        &instance.data_dir,
+        &instance.run_dir,
+        &instance.log_dir,
+        &cgroups,
+    );
     match runtime.block_on(purged) {
         Ok(()) => Vec::new(),
         Err(error) => error.left,

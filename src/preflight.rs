@@ -15,7 +15,8 @@ const KERNEL_FLOOR: (u32, u32) = (5, 15);
 pub fn node() -> anyhow::Result<()> {
     root("makes namespaces, cgroups and eBPF programs")?;
     kernel()?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo; mount /proc")?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo")
+        .context("cannot read /proc/self/mountinfo; mount /proc")?;
     if !mounts.lines().any(|line| line.contains(" - cgroup2 ")) {
         bail!(
             "no cgroup2 file system is mounted here; if this is inside `ip netns exec`, which hides /sys's mounts, \
@@ -35,10 +36,16 @@ pub fn root(why: &str) -> anyhow::Result<()> {
 fn kernel() -> anyhow::Result<()> {
     let name = uname().context("cannot ask for the kernel's version")?;
     let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < KERNEL_FLOOR {
-        bail!("the kernel is {release}; kernelet needs {}.{} or newer", KERNEL_FLOOR.0, KERNEL_FLOOR.1);
+        bail!(
+            "the kernel is {release}; kernelet needs {}.{} or newer",
+            KERNEL_FLOOR.0,
+            KERNEL_FLOOR.1
+        );
     }
     Ok(())
 }
@@ -68,7 +75,9 @@ pub fn node_ip() -> anyhow::Result<IpAddr> {
             .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
             .filter(|ip| is_global(*ip))
     });
-    candidates.next().context("this machine has no global address; give one with --node-ip")
+    candidates
+        .next()
+        .context("this machine has no global address; give one with --node-ip")
 }
 
 fn is_global(ip: IpAddr) -> bool {
@@ -102,7 +111,12 @@ mod tests {
     #[test]
     fn a_taken_port_names_the_remedy() {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = listen(first.local_addr().unwrap(), "--api-port").unwrap_err().to_string();
-        assert!(error.contains("is taken") && error.contains("--api-port"), "{error}");
+        let error = listen(first.local_addr().unwrap(), "--api-port")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("is taken") && error.contains("--api-port"),
+            "{error}"
+        );
     }
 }

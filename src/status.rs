@@ -56,7 +56,11 @@ pub fn run(global: &Global, options: &OutputOptions) -> anyhow::Result<ExitCode>
         }
         Output::Text => print!("{}", text(&report)),
     }
-    Ok(if report.healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.healthy() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn text(report: &StatusReport) -> String {
@@ -105,8 +109,17 @@ mod tests {
             parts: BTreeMap::from([("store".into(), PartHealth::Healthy)]),
         };
         assert!(report.healthy());
-        report.parts.insert("network".into(), PartHealth::Unhealthy { reason: "no uplink".into() });
+        report.parts.insert(
+            "network".into(),
+            PartHealth::Unhealthy {
+                reason: "no uplink".into(),
+            },
+        );
         assert!(!report.healthy());
-        assert!(text(&report).contains("network      unhealthy: no uplink"), "{}", text(&report));
+        assert!(
+            text(&report).contains("network      unhealthy: no uplink"),
+            "{}",
+            text(&report)
+        );
     }
 }

@@ -12,20 +12,32 @@ use crate::{
 
 pub fn run(global: &Global, command: StoreCommand) -> anyhow::Result<ExitCode> {
     let Some(instance) = Instance::find(&global.data_dir)? else {
-        bail!("there is no data folder {}; give the right one with --data-dir", global.data_dir.display());
+        bail!(
+            "there is no data folder {}; give the right one with --data-dir",
+            global.data_dir.display()
+        );
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
-        let store = Store::open(Options::new(instance.store_dir())).context("cannot open the store")?;
+        let store =
+            Store::open(Options::new(instance.store_dir())).context("cannot open the store")?;
         let code = match command {
             StoreCommand::Backup { file } => {
-                let stats = store.backup(&file).await.context("cannot back the store up")?;
+                let stats = store
+                    .backup(&file)
+                    .await
+                    .context("cannot back the store up")?;
                 println!("revision {} is in {}", stats.revision, file.display());
                 ExitCode::SUCCESS
             }
             StoreCommand::Compact => {
                 let revision = store.revision().await?;
-                store.compact(revision).await.context("cannot compact the store")?;
+                store
+                    .compact(revision)
+                    .await
+                    .context("cannot compact the store")?;
                 println!("compacted at revision {revision}");
                 ExitCode::SUCCESS
             }

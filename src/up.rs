@@ -47,17 +47,30 @@ pub fn run(global: &Global, options: Box<UpOptions>) -> anyhow::Result<ExitCode>
     outcome
 }
 
-async fn up(instance: &Instance, options: &UpOptions, report: &mut Report) -> anyhow::Result<ExitCode> {
+async fn up(
+    instance: &Instance,
+    options: &UpOptions,
+    report: &mut Report,
+) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let (health, shutdown) = (Health::default(), CancellationToken::new());
     let node_ip = address(options.node.node_ip)?;
     let node_name = node::name(&options.node)?;
     stop_on_signals(&shutdown)?;
 
-    let plane = control_plane::start(instance, &options.cluster, node_ip, &[], &health, &shutdown).await?;
-    let node = node::start(instance, options, &node_name, node_ip, &plane, &health, &shutdown).await?;
+    let plane =
+        control_plane::start(instance, &options.cluster, node_ip, &[], &health, &shutdown).await?;
+    let node = node::start(
+        instance, options, &node_name, node_ip, &plane, &health, &shutdown,
+    )
+    .await?;
     let (stops, mut stop) = mpsc::channel(1);
-    let say = reporter(instance, &health, Some(plane.url.clone()), Some(node_name.clone()));
+    let say = reporter(
+        instance,
+        &health,
+        Some(plane.url.clone()),
+        Some(node_name.clone()),
+    );
     control_socket::serve(&instance.socket(), say, stops, shutdown.clone())?;
 
     let nodes: Api<Node> = Api::all(plane.client(UserInfo::admin()));
@@ -98,10 +111,14 @@ async fn node_ready(nodes: Api<Node>, name: &str) -> anyhow::Result<()> {
     let condition = |node: &Node| {
         let status = node.status.as_ref()?;
         let conditions = status.conditions.as_ref()?;
-        conditions.iter().find(|condition| condition.type_ == "Ready").cloned()
+        conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready")
+            .cloned()
     };
     let is_ready = |node: Option<&Node>| {
-        node.and_then(condition).is_some_and(|condition| condition.status == "True")
+        node.and_then(condition)
+            .is_some_and(|condition| condition.status == "True")
     };
     let ready = await_condition(nodes.clone(), name, is_ready);
     match tokio::time::timeout(READY_WITHIN, ready).await {
@@ -115,7 +132,10 @@ async fn node_ready(nodes: Api<Node>, name: &str) -> anyhow::Result<()> {
                     condition.reason.unwrap_or_default(),
                     condition.message.unwrap_or_default()
                 ),
-                None => bail!("the node did not register within {} s", READY_WITHIN.as_secs()),
+                None => bail!(
+                    "the node did not register within {} s",
+                    READY_WITHIN.as_secs()
+                ),
             }
         }
     }
@@ -129,12 +149,23 @@ pub fn run_server(global: &Global, options: Box<ServerOptions>) -> anyhow::Resul
         let (health, shutdown) = (Health::default(), CancellationToken::new());
         stop_on_signals(&shutdown)?;
         let node_ip = address(options.node_ip)?;
-        let plane =
-            control_plane::start(&instance, &options.cluster, node_ip, &options.without, &health, &shutdown).await?;
+        let plane = control_plane::start(
+            &instance,
+            &options.cluster,
+            node_ip,
+            &options.without,
+            &health,
+            &shutdown,
+        )
+        .await?;
         let (stops, mut stop) = mpsc::channel(1);
         let say = reporter(&instance, &health, Some(plane.url.clone()), None);
         control_socket::serve(&instance.socket(), say, stops, shutdown.clone())?;
-        println!("API server {}; kubeconfig {}", plane.url, instance.kubeconfig().display());
+        println!(
+            "API server {}; kubeconfig {}",
+            plane.url,
+            instance.kubeconfig().display()
+        );
         tokio::select! {
             () = shutdown.cancelled() => {}
             Some(stop) = stop.recv() => {
@@ -153,7 +184,9 @@ pub fn run_scheduler(global: &Global, options: &PartOptions) -> anyhow::Result<E
         let shutdown = CancellationToken::new();
         stop_on_signals(&shutdown)?;
         let client = kernelet_client::from_kubeconfig(&options.kubeconfig).await?;
-        kernelet_scheduler::run(client, shutdown).await.context("the scheduler ended")?;
+        kernelet_scheduler::run(client, shutdown)
+            .await
+            .context("the scheduler ended")?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -169,10 +202,16 @@ pub fn run_controllers(global: &Global, options: &ControllersOptions) -> anyhow:
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
         stop_on_signals(&shutdown)?;
-        let ca = kernelet_pki::Ca::load_or_create(&instance.pki_dir(), kernelet_pki::Lifetimes::default())?;
+        let ca = kernelet_pki::Ca::load_or_create(
+            &instance.pki_dir(),
+            kernelet_pki::Lifetimes::default(),
+        )?;
         let client = kernelet_client::from_kubeconfig(&options.part.kubeconfig).await?;
-        let config = kernelet_controllers::ControllersConfig::new(ca, vec![options.cluster_cidr.clone()]);
-        kernelet_controllers::run(client, config, shutdown).await.context("the controllers ended")?;
+        let config =
+            kernelet_controllers::ControllersConfig::new(ca, vec![options.cluster_cidr.clone()]);
+        kernelet_controllers::run(client, config, shutdown)
+            .await
+            .context("the controllers ended")?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -216,11 +255,15 @@ fn stop_on_signals(shutdown: &CancellationToken) -> anyhow::Result<()> {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 fn log(global: &Global) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&global.log).with_context(|| format!("--log {}", global.log))?;
+    let filter =
+        EnvFilter::try_new(&global.log).with_context(|| format!("--log {}", global.log))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

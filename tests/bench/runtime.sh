@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# create+start+wait+delete of `true` in five namespaces, with a cgroup where the peer can, beside crun and runc: the newest
+# that Debian 13 has, all three in one chroot, by the same loop, back to back and with pauses of 50 ms.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. tests/install.sh
+[ "$(id -u)" = 0 ] || { echo "| container start | not measured: needs root | |"; exit 0; }
+runs=${RUNS:-50}
+root=$cache/bench-root
+if [ ! -x "$root/usr/bin/crun" ]; then
+  packages debootstrap:debootstrap
+  rm -rf "$root"
+  debootstrap --variant=minbase --include=crun,runc,busybox-static trixie "$root" >"$cache/bench-root.log" 2>&1 \
+    || { tail -3 "$cache/bench-root.log" >&2; exit 1; }
+fi
+cp target/release/kernelet-oci "$root/usr/local/bin/kernelet-oci"
+bundle=$root/bundle
+rm -rf "$bundle"; mkdir -p "$bundle/rootfs/bin" "$bundle/rootfs/proc" "$bundle/rootfs/dev" "$bundle/rootfs/sys"
+cp "$root/bin/busybox" "$bundle/rootfs/bin/true"
+# One bundle for all: runc's own template, without a terminal, without resources (crun raises RLIMIT_MEMLOCK for the
+# device program, which not every host lets it), with the same seccomp profile.
+chroot "$root" sh -c 'cd /bundle && runc spec'
+python3 - "$bundle/config.json" <<'PY'
+import json, sys
+path = sys.argv[1]
+config = json.load(open(path))
+config["process"]["terminal"] = False
+config["process"]["args"] = ["/bin/true"]
+config["linux"].pop("resources", None)
+config["linux"]["namespaces"] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]
+config["mounts"] = [m for m in config["mounts"] if m["type"] != "cgroup"]
+config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"],
+  "syscalls": [{"names": """access arch_prctl bind brk capget capset chdir chmod chown clock_gettime clone clone3 close connect dup dup2 dup3 epoll_create1
+epoll_ctl epoll_pwait epoll_wait eventfd2 execve execveat exit exit_group faccessat faccessat2 fchdir fchmod fchmodat fchown fchownat fcntl fdatasync flock fork
+fstat fstatfs fsync ftruncate futex getcwd getdents getdents64 getegid geteuid getgid getgroups getpeername getpgid getpgrp getpid getppid getpriority getrandom
+getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid inotify_add_watch inotify_init1 io_setup ioctl kill lchown link
+linkat listen listxattr lseek lstat madvise membarrier memfd_create mkdir mkdirat mmap mprotect mremap msync munlock munmap nanosleep newfstatat open openat openat2
+pause pidfd_open pidfd_send_signal pipe pipe2 poll ppoll prctl pread64 preadv prlimit64 pselect6 pwrite64 read readahead readlink readlinkat readv recvfrom recvmsg
+rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait sched_getaffinity
+sched_yield seccomp select sendfile sendmsg sendto set_robust_list set_tid_address setgid setgroups setitimer setpgid setpriority setresgid setresuid setrlimit setsid
+setsockopt setuid shutdown sigaltstack socket socketpair splice stat statfs statx symlink symlinkat sync sysinfo tee tgkill time timerfd_create timerfd_settime times
+tkill truncate umask uname unlink unlinkat utime utimensat vfork wait4 waitid write writev""".split(), "action": "SCMP_ACT_ALLOW"}]}
+json.dump(config, open(path, "w"))
+PY
+cat > "$root/loop" <<'LOOP'
+#!/bin/busybox sh
+# loop RUNTIME RUNS PAUSE_US: milliseconds a run, the pauses taken out by timing each run alone.
+runtime=$1 runs=$2 pause=$3 i=0 sum=0
+while [ $i -lt $((runs + 3)) ]; do
+  began=$(cut -d' ' -f1 /proc/uptime)
+  read -r a < /proc/driver/rtc 2>/dev/null || true
+  t0=$(busybox date +%s%N 2>/dev/null || date +%s%N)
+  $runtime --root /run/bench-state run -b /bundle bench$i >/dev/null 2>/run/bench-error || { echo "failed: $(cat /run/bench-error)"; exit 1; }
+  t1=$(date +%s%N)
+  [ $i -ge 3 ] && sum=$((sum + t1 - t0))
+  [ "$pause" -gt 0 ] && busybox usleep "$pause"
+  i=$((i + 1))
+done
+echo $((sum / runs / 1000))
+LOOP
+sed -i '/rtc\|uptime/d; s/t0=.*/t0=$(date +%s%N)/' "$root/loop"
+chmod +x "$root/loop"
+measure() { # RUNTIME PAUSE_US
+  unshare -m sh -c "
+    mount --make-rprivate / && mount --bind '$root' '$root' && mount -t proc proc '$root/proc' && mount --rbind /dev '$root/dev' \
+    && mount -t sysfs sys '$root/sys' && mount -t tmpfs tmpfs '$root/run' \
+    && { [ $1 = runc ] && mount --rbind /sys/fs/cgroup '$root/sys/fs/cgroup' || mount -t cgroup2 cgroup2 '$root/sys/fs/cgroup'; } \
+    && exec chroot '$root' /loop $1 $runs $2"
+}
+for pause in 0 50000; do
+  label=$([ $pause = 0 ] && echo "back to back" || echo "with 50 ms pauses")
+  ours=$(measure kernelet-oci $pause); crun=$(measure crun $pause); runc=$(measure runc $pause)
+  python3 - "$label" "$ours" "$crun" "$runc" "$(chroot "$root" crun --version | head -1)" "$(chroot "$root" runc --version | head -1)" <<'PY'
+import sys
+label, ours, crun, runc, crun_version, runc_version = sys.argv[1:]
+def row(figure, beside): print(f"| create+start+wait+delete of `true`, {label} | {figure} | {beside} |")
+try:
+    o, c, r = int(ours) / 1000, int(crun) / 1000, int(runc) / 1000
+    row(f"{o:.2f} ms: {o / c:.2f} × {crun_version} ({c:.2f} ms), {o / r:.2f} × {runc_version} ({r:.2f} ms)", "≤ 0.8 × crun, ≤ 0.3 × runc")
+except ValueError:
+    row(f"not measured: ours {ours}, crun {crun}, runc {runc}", "≤ 0.8 × crun, ≤ 0.3 × runc")
+PY
+done
