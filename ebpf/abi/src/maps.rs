@@ -43,8 +43,8 @@ pub enum NetnsKind {
     Pod = 2,
 }
 
-/// Key of map `SERVICES`: a virtual address. The unspecified address stands for any of the node's own
-/// (node ports, host ports).
+/// Key of map `SERVICES`: a virtual address. A family's unspecified address (`::ffff:0.0.0.0`, `::`)
+/// stands for any of the node's own (node ports, host ports).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {

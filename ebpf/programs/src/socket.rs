@@ -181,7 +181,8 @@ fn route(ctx: &SockAddrContext, netns: u64, kind: u32, protocol: u8, asked: Name
     let mut key = ServiceKey { address: asked.address, port: asked.port, protocol, pad: 0 };
     let mut service = lookup(&key);
     if service.is_none() && is_node_port(kind, asked) {
-        key.address = Address::UNSPECIFIED;
+        key.address =
+            if asked.address.is_v4() { Address::v4(0) } else { Address::UNSPECIFIED };
         service = lookup(&key);
     }
     let Some(service) = service else {

@@ -25,13 +25,19 @@ fn own_namespace() -> u64 {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     let mut request = libc::ifreq {
         ifr_name: [0; 16],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: (libc::IFF_UP | libc::IFF_RUNNING) as i16 },
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_flags: (libc::IFF_UP | libc::IFF_RUNNING) as i16,
+        },
     };
     request.ifr_name[0] = b'l' as libc::c_char;
     request.ifr_name[1] = b'o' as libc::c_char;
     // SAFETY: the request is a whole `ifreq` naming `lo`.
     let result = unsafe {
-        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw mut request)
+        libc::ioctl(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            libc::SIOCSIFFLAGS,
+            &raw mut request,
+        )
     };
     assert_eq!(result, 0, "lo up");
     netns_cookie(socket.as_fd()).expect("the cookie")
@@ -51,7 +57,14 @@ impl Plane {
     }
 
     /// A service with the given backends, written as the agent does.
-    fn service(&mut self, id: u32, at: (&str, u16), protocol: u8, affinity_s: u32, to: &[SocketAddr]) {
+    fn service(
+        &mut self,
+        id: u32,
+        at: (&str, u16),
+        protocol: u8,
+        affinity_s: u32,
+        to: &[SocketAddr],
+    ) {
         let extent = id * 16;
         let ids: Vec<u32> = (0..to.len() as u32).map(|n| id * 100 + n).collect();
         for (backend, address) in ids.iter().zip(to) {
@@ -66,7 +79,12 @@ impl Plane {
         }
         self.plane.put_extent(extent, &ids).expect("extent");
         let address: IpAddr = at.0.parse().expect("an address");
-        let key = ServiceKey { address: address.into(), port: at.1.to_be(), protocol, pad: 0 };
+        let key = ServiceKey {
+            address: address.into(),
+            port: at.1.to_be(),
+            protocol,
+            pad: 0,
+        };
         let value = Service {
             id,
             extent,
@@ -74,7 +92,9 @@ impl Plane {
             affinity_s,
             flags: service_flags::CLUSTER_IP,
         };
-        self.plane.put_name(id, &format!("default/s{id}:p")).expect("name");
+        self.plane
+            .put_name(id, &format!("default/s{id}:p"))
+            .expect("name");
         self.plane.put_service(key, value).expect("service");
     }
 }
@@ -82,7 +102,11 @@ impl Plane {
 impl Drop for Plane {
     fn drop(&mut self) {
         assert_eq!(purge(&self.id, Bpffs::WasThere), Vec::<String>::new());
-        assert!(!std::path::Path::new("/sys/fs/bpf/kernelet").join(&self.id).exists());
+        assert!(
+            !std::path::Path::new("/sys/fs/bpf/kernelet")
+                .join(&self.id)
+                .exists()
+        );
     }
 }
 
@@ -118,7 +142,9 @@ fn answer(stream: &mut TcpStream) -> SocketAddr {
 
 fn udp() -> UdpSocket {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
-    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("timeout");
     socket
 }
 
@@ -136,14 +162,24 @@ fn a_connection_to_a_service_reaches_every_backend_and_shows_the_service_as_its_
     let error = TcpStream::connect("10.96.0.7:80").expect_err("no translation yet");
     assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
 
-    plane.plane.put_netns(cookie, NetnsKind::Pod).expect("netns");
+    plane
+        .plane
+        .put_netns(cookie, NetnsKind::Pod)
+        .expect("netns");
     let mut seen = std::collections::HashSet::new();
     for _ in 0..60 {
         let mut stream = TcpStream::connect("10.96.0.7:80").expect("connect");
-        assert_eq!(stream.peer_addr().expect("peer"), "10.96.0.7:80".parse().expect("address"));
+        assert_eq!(
+            stream.peer_addr().expect("peer"),
+            "10.96.0.7:80".parse().expect("address")
+        );
         seen.insert(answer(&mut stream));
     }
-    assert_eq!(seen, backends.into_iter().collect(), "all backends are used");
+    assert_eq!(
+        seen,
+        backends.into_iter().collect(),
+        "all backends are used"
+    );
 
     // The same through an IPv6 socket with a mapped address.
     let mut stream = TcpStream::connect("[::ffff:10.96.0.7]:80").expect("connect mapped");
@@ -155,9 +191,15 @@ fn a_connection_to_a_service_reaches_every_backend_and_shows_the_service_as_its_
 
     let rows = view::services(&plane.id).expect("the view");
     assert_eq!(rows.len(), 1);
-    assert_eq!((rows[0].name.as_str(), rows[0].backends.len()), ("default/s7:p", 3));
+    assert_eq!(
+        (rows[0].name.as_str(), rows[0].backends.len()),
+        ("default/s7:p", 3)
+    );
     let rows = view::backends(&plane.id).expect("the view");
-    assert!(rows.iter().all(|row| row.service == "default/s7:p" && backends.contains(&row.address)));
+    assert!(
+        rows.iter()
+            .all(|row| row.service == "default/s7:p" && backends.contains(&row.address))
+    );
 }
 
 #[test]
@@ -167,7 +209,10 @@ fn a_service_without_backends_refuses_tcp_and_udp_at_once() {
     }
     let cookie = own_namespace();
     let mut plane = Plane::open("none");
-    plane.plane.put_netns(cookie, NetnsKind::Node).expect("netns");
+    plane
+        .plane
+        .put_netns(cookie, NetnsKind::Node)
+        .expect("netns");
     plane.service(8, ("10.96.0.8", 80), TCP, 0, &[]);
     plane.service(9, ("10.96.0.8", 80), UDP, 0, &[]);
     let mut flows = FlowReader::open(&plane.id).expect("flows");
@@ -181,11 +226,20 @@ fn a_service_without_backends_refuses_tcp_and_udp_at_once() {
 
     let rows = flows.read(Duration::from_millis(500)).expect("flows");
     assert_eq!(rows.len(), 3, "{rows:?}");
-    assert!(rows.iter().all(|row| row.reason == "no-backend" && row.dropped));
+    assert!(
+        rows.iter()
+            .all(|row| row.reason == "no-backend" && row.dropped)
+    );
     assert_eq!(rows[0].service.as_deref(), Some("default/s8:p"));
     assert_eq!(rows[0].pid, Some(std::process::id()));
     let counters = view::counters(&plane.id).expect("counters");
-    assert_eq!(counters.iter().find(|row| row.reason == "no-backend").map(|row| row.count), Some(3));
+    assert_eq!(
+        counters
+            .iter()
+            .find(|row| row.reason == "no-backend")
+            .map(|row| row.count),
+        Some(3)
+    );
 }
 
 #[test]
@@ -195,13 +249,19 @@ fn udp_answers_carry_the_service_address_and_direct_answers_their_own() {
     }
     let cookie = own_namespace();
     let mut plane = Plane::open("udp");
-    plane.plane.put_netns(cookie, NetnsKind::Pod).expect("netns");
+    plane
+        .plane
+        .put_netns(cookie, NetnsKind::Pod)
+        .expect("netns");
     let backends = [echo_udp(), echo_udp()];
     plane.service(10, ("10.96.0.10", 53), UDP, 0, &backends);
     let service: SocketAddr = "10.96.0.10:53".parse().expect("address");
     let mut buffer = [0; 64];
     let text = |buffer: &[u8]| -> SocketAddr {
-        std::str::from_utf8(buffer).expect("text").parse().expect("address")
+        std::str::from_utf8(buffer)
+            .expect("text")
+            .parse()
+            .expect("address")
     };
 
     // Unconnected: the socket stays on one backend, whose answers look like the service's.
@@ -212,7 +272,11 @@ fn udp_answers_carry_the_service_address_and_direct_answers_their_own() {
         let (length, from) = socket.recv_from(&mut buffer).expect("receive");
         assert_eq!(from, service);
         let backend = text(&buffer[..length]);
-        assert_eq!(*first.get_or_insert(backend), backend, "one conversation, one backend");
+        assert_eq!(
+            *first.get_or_insert(backend),
+            backend,
+            "one conversation, one backend"
+        );
     }
     // The same socket asks that backend itself: now the answer is the backend's.
     let backend = first.expect("an answer");
@@ -236,7 +300,9 @@ fn udp_answers_carry_the_service_address_and_direct_answers_their_own() {
 
     // An IPv6 socket sends through the v4 hooks and receives through the v6 ones.
     let socket = UdpSocket::bind("[::]:0").expect("bind");
-    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("timeout");
     let mapped: SocketAddr = "[::ffff:10.96.0.10]:53".parse().expect("address");
     socket.send_to(b"x", mapped).expect("send");
     let (_, from) = socket.recv_from(&mut buffer).expect("receive");
@@ -250,7 +316,10 @@ fn affinity_holds_a_client_until_its_backend_goes() {
     }
     let cookie = own_namespace();
     let mut plane = Plane::open("affinity");
-    plane.plane.put_netns(cookie, NetnsKind::Pod).expect("netns");
+    plane
+        .plane
+        .put_netns(cookie, NetnsKind::Pod)
+        .expect("netns");
     let backends = [echo_tcp(), echo_tcp(), echo_tcp(), echo_tcp()];
     plane.service(11, ("10.96.0.11", 80), TCP, 3600, &backends);
     let connect = || answer(&mut TcpStream::connect("10.96.0.11:80").expect("connect"));
@@ -264,12 +333,26 @@ fn affinity_holds_a_client_until_its_backend_goes() {
     assert_eq!(rows[0].client, format!("netns:{cookie}"));
 
     // Its backend goes: the service is swapped, then the id is removed.
-    let gone = backends.iter().position(|address| *address == first).expect("known") as u32;
+    let gone = backends
+        .iter()
+        .position(|address| *address == first)
+        .expect("known") as u32;
     let ids: Vec<u32> = (0..4).filter(|n| *n != gone).map(|n| 1100 + n).collect();
     plane.plane.put_extent(4000, &ids).expect("extent");
     let address: IpAddr = Ipv4Addr::new(10, 96, 0, 11).into();
-    let key = ServiceKey { address: address.into(), port: 80_u16.to_be(), protocol: TCP, pad: 0 };
-    let value = Service { id: 11, extent: 4000, count: 3, affinity_s: 3600, flags: 1 };
+    let key = ServiceKey {
+        address: address.into(),
+        port: 80_u16.to_be(),
+        protocol: TCP,
+        pad: 0,
+    };
+    let value = Service {
+        id: 11,
+        extent: 4000,
+        count: 3,
+        affinity_s: 3600,
+        flags: 1,
+    };
     plane.plane.put_service(key, value).expect("service");
     plane.plane.remove_backend(1100 + gone).expect("remove");
     let second = connect();
@@ -288,20 +371,17 @@ fn node_ports_are_translated_on_the_nodes_addresses_and_loopback_only_for_the_no
     let mut plane = Plane::open("nodeport");
     let backend = echo_tcp();
     plane.service(12, ("0.0.0.0", 30080), TCP, 0, &[backend]);
-    // The unspecified address of either family is the same key.
-    let unspecified = ServiceKey {
-        address: kernelet_ebpf_abi::Address::UNSPECIFIED,
-        port: 30080_u16.to_be(),
-        protocol: TCP,
-        pad: 0,
-    };
-    let value = Service { id: 12, extent: 12 * 16, count: 1, affinity_s: 0, flags: 2 };
-    plane.plane.put_service(unspecified, value).expect("service");
-    plane.plane.put_netns(cookie, NetnsKind::Node).expect("netns");
+    plane
+        .plane
+        .put_netns(cookie, NetnsKind::Node)
+        .expect("netns");
     let mut stream = TcpStream::connect("127.0.0.1:30080").expect("loopback, from the node");
     assert_eq!(answer(&mut stream), backend);
 
-    plane.plane.put_netns(cookie, NetnsKind::Pod).expect("netns");
+    plane
+        .plane
+        .put_netns(cookie, NetnsKind::Pod)
+        .expect("netns");
     let error = TcpStream::connect("127.0.0.1:30080").expect_err("a pod's loopback is its own");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     let node: IpAddr = Ipv4Addr::new(192, 0, 2, 77).into();
@@ -319,7 +399,10 @@ fn a_second_open_adopts_maps_and_links_and_keeps_routing() {
     }
     let cookie = own_namespace();
     let mut plane = Plane::open("adopt");
-    plane.plane.put_netns(cookie, NetnsKind::Pod).expect("netns");
+    plane
+        .plane
+        .put_netns(cookie, NetnsKind::Pod)
+        .expect("netns");
     let backend = echo_tcp();
     plane.service(13, ("10.96.0.13", 80), TCP, 0, &[backend]);
     let links = || -> Vec<_> {
@@ -342,6 +425,8 @@ fn a_second_open_adopts_maps_and_links_and_keeps_routing() {
     let mut stream = TcpStream::connect("10.96.0.13:80").expect("connect");
     assert_eq!(answer(&mut stream), backend);
     // One program a hook, not two: a change made by the second is the only truth.
-    second.remove_service(observed.services[0].0).expect("remove");
+    second
+        .remove_service(observed.services[0].0)
+        .expect("remove");
     TcpStream::connect("10.96.0.13:80").expect_err("gone");
 }

@@ -3,5 +3,11 @@
 //! **Invariant:** no I/O, no clock, no randomness: time and what the kernel holds come as arguments.
 
 mod cidr;
+mod ipam;
+mod services;
+mod table;
 
 pub use cidr::{Cidr, CidrError};
+pub use ipam::{Ipam, IpamError, REST};
+pub use services::{BackendSpec, NodeView, ServiceSpec, any, key, service_specs};
+pub use table::{Changes, Found, GRACE, Step, Table, TableError};
