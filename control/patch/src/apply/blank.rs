@@ -24,7 +24,8 @@ fn fill(schema: &Schema, ty: TypeId, map: &mut Map<String, Value>, above: &mut V
                 above.pop();
                 Value::Object(zero)
             }
-            _ if field.pointer || field.omit_empty => continue,
+            _ if field.omit_empty => continue,
+            _ if field.pointer => Value::Null,
             Type::List(_) | Type::Map(_) | Type::Object(_) | Type::StringList => Value::Null,
             Type::String => json!(""),
             Type::Int32 | Type::Int64 | Type::Double => json!(0),

@@ -77,6 +77,10 @@ pub(super) fn delete_values(
     field: &str,
     values: &Value,
 ) -> Result<(), StrategicError> {
+    if values.is_null() {
+        original.remove(field);
+        return Ok(());
+    }
     let Value::Array(values) = values else {
         return Err(StrategicError::PrimitiveList);
     };

@@ -100,11 +100,11 @@ fn merge_maps(
     }
     retain_keys(&mut original, &mut patch)?;
     lists::set_element_orders(&mut original, &mut patch, meta)?;
-    for (key, change) in patch {
-        if let Some(key) = key.strip_prefix(DELETE_FROM) {
-            lists::delete_values(&mut original, key, &change)?;
-            continue;
-        }
+    // Deletions from a list come after additions to it.
+    let (deletions, changes): (Vec<_>, Vec<_>) = patch
+        .into_iter()
+        .partition(|(key, _)| key.starts_with(DELETE_FROM));
+    for (key, change) in changes {
         if change.is_null() {
             original.remove(&key);
             continue;
@@ -129,6 +129,9 @@ fn merge_maps(
         if let Some(merged) = merged {
             original.insert(key, merged);
         }
+    }
+    for (key, values) in deletions {
+        lists::delete_values(&mut original, &key[DELETE_FROM.len()..], &values)?;
     }
     Ok(original)
 }
