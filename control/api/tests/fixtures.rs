@@ -44,7 +44,10 @@ fn kinds(folder: &PathBuf) -> Vec<(Gvk, String)> {
         };
         let gvk = GroupVersion::new(group, version).with_kind(kind);
         // A WatchEvent says no kind of its own, so it can't be told from its bytes.
-        if schema.by_gvk(&gvk).is_some_and(|ty| schema.get(ty).field("kind").is_some()) {
+        if schema
+            .by_gvk(&gvk)
+            .is_some_and(|ty| schema.get(ty).field("kind").is_some())
+        {
             found.push((gvk, stem.to_owned()));
         }
     }

@@ -1,11 +1,12 @@
 //! The table of resources, and the registry that router, discovery, OpenAPI and RBAC are derived from.
 
 mod builtin;
+mod columns;
 
 use crate::{
     FieldError, Gvk, Schema, TypeId, Value,
     convert::{ConvertError, Converter},
-    strategy,
+    strategy, unimplemented, validate,
 };
 use std::{
     collections::HashMap,
@@ -247,27 +248,98 @@ impl Resource {
         (self.hooks.default)(object);
     }
 
-    /// Metadata, the kind's own rules, then the table of what is not implemented.
+    /// Metadata, the kind's own rules, then the table of what is not implemented. Reviews have no metadata rules.
     pub fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        let _ = object;
-        todo!()
+        let mut errors = match self.storage {
+            Storage::Stored { .. } => validate::metadata(object, self.namespaced, self.hooks.name),
+            Storage::Virtual => vec![],
+        };
+        errors.extend((self.hooks.validate)(object));
+        errors.extend(unimplemented::check(&self.kind, object));
+        errors
     }
 
-    /// The same for an update through the main resource, or through `status` and other subresources.
+    /// The same for an update through the main resource, or through `status` and other subresources. Both objects are
+    /// as [`Resource::prepare_for_update`] leaves them.
     pub fn validate_update(
         &self,
         new: &Value,
         old: &Value,
         subresource: Option<&str>,
     ) -> Vec<FieldError> {
-        let _ = (new, old, subresource);
-        todo!()
+        let mut errors = validate::metadata_update(new, old);
+        match subresource {
+            None => {
+                errors.extend((self.hooks.validate_update)(new, old));
+                // What was stored before the field was refused may stay.
+                let before = unimplemented::check(&self.kind, old);
+                errors.extend(
+                    unimplemented::check(&self.kind, new)
+                        .into_iter()
+                        .filter(|e| !before.contains(e)),
+                );
+            }
+            Some(_) => errors.extend((self.hooks.validate_status)(new, old)),
+        }
+        errors
     }
 
-    /// The value of a selectable field of a stored object; `None` when the resource does not know the field.
+    /// The value of a selectable field of an object in its stored form; empty where the object does not set it, `None`
+    /// when the resource does not know the field.
     pub fn selectable(&self, object: &Value, path: &str) -> Option<String> {
-        let _ = (object, path);
-        todo!()
+        if !self.selectable_fields.contains(&path)
+            && !(matches!(path, "metadata.name" | "metadata.namespace"))
+        {
+            return None;
+        }
+        if path == "metadata.namespace" && !self.namespaced {
+            return None;
+        }
+        let text = |path: &str| match crate::meta::at(object, path) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Null) | None => String::new(),
+            Some(other) => other.to_string(),
+        };
+        Some(match (self.kind.as_str(), path) {
+            (_, "name") => text("metadata.name"),
+            ("Pod", "spec.hostNetwork") | ("Node", "spec.unschedulable") => {
+                (text(path) == "true").to_string()
+            }
+            ("Pod", "status.podIPs") => {
+                let ips = object.pointer("/status/podIPs").and_then(Value::as_array);
+                let ips = ips
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|ip| ip.get("ip").and_then(Value::as_str));
+                ips.collect::<Vec<_>>().join(",")
+            }
+            ("ReplicaSet", "status.replicas") => Some(text(path))
+                .filter(|t| !t.is_empty())
+                .unwrap_or("0".to_owned()),
+            ("Event", "reportingComponent" | "reportingController") => text("reportingComponent"),
+            ("Event", "source") => match text("source.component") {
+                component if component.is_empty() => text("reportingComponent"),
+                component => component,
+            },
+            ("Event", path) if path.starts_with("regarding.") => {
+                text(&path.replacen("regarding", "involvedObject", 1))
+            }
+            _ => text(path),
+        })
+    }
+}
+
+impl Hooks {
+    /// A kind without rules of its own.
+    pub const fn none(name: NameRule, strategy: strategy::Strategy) -> Self {
+        Self {
+            default: crate::defaults::none,
+            validate: |_| vec![],
+            validate_update: |_, _| vec![],
+            validate_status: |_, _| vec![],
+            name,
+            strategy,
+        }
     }
 }
 
