@@ -1,6 +1,13 @@
 //! Reconcile functions, pure, and the loops around them.
+//!
+//! **Invariant:** controllers know each other only through the API: each watches, decides and
+//! writes for itself.
 
+mod common;
 mod config;
+mod deployment;
+mod expectations;
+mod replicaset;
 mod run;
 
 pub use config::ControllersConfig;

@@ -1,13 +1,17 @@
 //! Starts every controller on the process's shared watches.
 
-use crate::ControllersConfig;
+use crate::{ControllersConfig, common::Context, deployment, replicaset};
 use kernelet_client::Informers;
 use kube::Client;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Why the controllers ended by themselves.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {}
+pub enum RunError {
+    #[error("a controller panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
 
 /// Runs all controllers until `shutdown`, with watches of their own.
 pub async fn run(
@@ -22,11 +26,17 @@ pub async fn run(
 /// Runs all controllers until `shutdown`, reading through the process's shared watches and
 /// writing with `client`, the controllers' own identity.
 pub async fn run_shared(
-    _client: Client,
-    _informers: &Informers,
+    client: Client,
+    informers: &Informers,
     _config: ControllersConfig,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    shutdown.cancelled().await;
-    todo!()
+    let context = Context::new(client, informers, shutdown.clone());
+    let mut set = JoinSet::new();
+    set.spawn(deployment::run(context.clone()));
+    set.spawn(replicaset::run(context.clone()));
+    while let Some(ended) = set.join_next().await {
+        ended.map_err(RunError::Panicked)?;
+    }
+    Ok(())
 }
