@@ -3,6 +3,7 @@
 //!
 //! A patch is applied to a copy; a failing operation leaves nothing behind.
 
+use kernelet_api::{ApiError, status::Cause};
 use serde_json::{Map, Value};
 
 use crate::number;
@@ -290,5 +291,24 @@ fn size(value: &Value) -> usize {
                 .sum::<usize>()
         }
         _ => 4,
+    }
+}
+
+impl From<JsonPatchError> for ApiError {
+    fn from(error: JsonPatchError) -> ApiError {
+        match &error {
+            JsonPatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
+            JsonPatchError::TooManyOperations(_) => {
+                ApiError::new(413, "RequestEntityTooLarge", error.to_string())
+            }
+            // Upstream hides the reason behind a fixed text; it helps, so it is told as a cause.
+            JsonPatchError::DoesNotApply(why) => ApiError::unprocessable(
+                "the server rejected our request due to an error in our request",
+            )
+            .with_causes(vec![Cause {
+                message: why.clone(),
+                ..Cause::default()
+            }]),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! JSON Merge Patch (RFC 7386): a null removes, an object merges, anything else replaces.
 
+use kernelet_api::ApiError;
 use serde_json::{Map, Value};
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -35,5 +36,11 @@ fn merge(target: &mut Value, patch: &Value) {
             // Merging into null drops the nulls inside `change`, as the RFC's pseudo-code does.
             merge(map.entry(key.clone()).or_insert(Value::Null), change);
         }
+    }
+}
+
+impl From<MergePatchError> for ApiError {
+    fn from(error: MergePatchError) -> ApiError {
+        ApiError::bad_request(error.to_string())
     }
 }

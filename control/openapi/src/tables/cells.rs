@@ -40,12 +40,9 @@ pub(super) fn or<'t>(text: &'t str, other: &'t str) -> &'t str {
     if text.is_empty() { other } else { text }
 }
 
-pub(super) fn name(object: &Value) -> Value {
-    text(object, "metadata.name").into()
-}
-
-pub(super) fn age(object: &Value, now: Timestamp) -> Value {
-    since(at(object, "metadata.creationTimestamp"), now).into()
+/// The text at the path, or `<none>`.
+pub(super) fn or_none<'v>(object: &'v Value, path: &str) -> &'v str {
+    or(text(object, path), NONE)
 }
 
 /// The time since a timestamp, as kubectl prints it.
@@ -147,17 +144,14 @@ pub(super) fn selector(selector: Option<&Value>) -> Option<String> {
     )
 }
 
-/// The containers' names and images below a pod spec.
-pub(super) fn containers(object: &Value, path: &str) -> [Value; 2] {
-    let join = |field: &str| {
-        list(object, path)
-            .iter()
-            .map(|container| text(container, field))
-            .collect::<Vec<_>>()
-            .join(",")
-            .into()
-    };
-    [join("name"), join("image")]
+/// A field of each container in a workload's template.
+pub(super) fn containers(object: &Value, field: &str) -> String {
+    let containers = list(object, "spec.template.spec.containers");
+    containers
+        .iter()
+        .map(|container| text(container, field))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// At most three of `items`, and how many more there are.

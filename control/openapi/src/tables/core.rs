@@ -1,4 +1,4 @@
-//! The core group's kinds but pods, and the smaller groups.
+//! Cells of the core group's kinds but pods, and of the smaller groups.
 
 use std::collections::BTreeSet;
 
@@ -6,79 +6,39 @@ use jiff::Timestamp;
 use kernelet_api::Value;
 
 use super::cells::{
-    NONE, UNKNOWN, age, at, first_three, human_duration, labels, list, name, number, or, since,
-    size, text, time,
+    NONE, UNKNOWN, at, first_three, human_duration, list, number, or, or_none, since, text, time,
 };
 
-pub(super) fn namespace(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        text(object, "status.phase").into(),
-        age(object, now),
-    ]
-}
-
-pub(super) fn secret(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        text(object, "type").into(),
-        size(object, "data").into(),
-        age(object, now),
-    ]
-}
-
-pub(super) fn config_map(object: &Value, now: Timestamp) -> Vec<Value> {
-    let keys = size(object, "data") + size(object, "binaryData");
-    vec![name(object), keys.into(), age(object, now)]
-}
-
-pub(super) fn lease(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        text(object, "spec.holderIdentity").into(),
-        age(object, now),
-    ]
-}
-
-pub(super) fn created_at(object: &Value, _: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        text(object, "metadata.creationTimestamp").into(),
-    ]
-}
-
-pub(super) fn service(object: &Value, now: Timestamp) -> Vec<Value> {
-    let cluster_ip = list(object, "spec.clusterIPs")
+pub(super) fn cluster_ip(service: &Value) -> String {
+    let first = list(service, "spec.clusterIPs")
         .first()
-        .and_then(Value::as_str)
-        .unwrap_or(NONE);
-    let ports: Vec<String> = list(object, "spec.ports")
+        .and_then(Value::as_str);
+    first
+        .unwrap_or_else(|| or_none(service, "spec.clusterIP"))
+        .to_owned()
+}
+
+/// `80:30080/TCP,443/TCP`
+pub(super) fn service_ports(service: &Value) -> String {
+    let ports: Vec<String> = list(service, "spec.ports")
         .iter()
         .map(|port| {
-            let (number_, node_port, protocol) = (
+            let (own, node, protocol) = (
                 number(port, "port"),
                 number(port, "nodePort"),
                 text(port, "protocol"),
             );
-            if node_port > 0 {
-                format!("{number_}:{node_port}/{protocol}")
+            if node > 0 {
+                format!("{own}:{node}/{protocol}")
             } else {
-                format!("{number_}/{protocol}")
+                format!("{own}/{protocol}")
             }
         })
         .collect();
-    vec![
-        name(object),
-        text(object, "spec.type").into(),
-        cluster_ip.into(),
-        external_ip(object).into(),
-        or(&ports.join(","), NONE).into(),
-        age(object, now),
-        labels(at(object, "spec.selector")).into(),
-    ]
+    or(&ports.join(","), NONE).to_owned()
 }
 
-fn external_ip(service: &Value) -> String {
+pub(super) fn external_ip(service: &Value) -> String {
     let external: Vec<String> = list(service, "spec.externalIPs")
         .iter()
         .filter_map(Value::as_str)
@@ -108,7 +68,7 @@ fn host_port(ip: &str, port: i64) -> String {
     }
 }
 
-pub(super) fn endpoints(object: &Value, now: Timestamp) -> Vec<Value> {
+pub(super) fn endpoints(object: &Value) -> String {
     let mut all = Vec::new();
     for subset in list(object, "subsets") {
         let addresses = || {
@@ -129,14 +89,10 @@ pub(super) fn endpoints(object: &Value, now: Timestamp) -> Vec<Value> {
     } else {
         ""
     };
-    vec![
-        name(object),
-        first_three(&all, nothing).into(),
-        age(object, now),
-    ]
+    first_three(&all, nothing)
 }
 
-pub(super) fn endpoint_slice(object: &Value, now: Timestamp) -> Vec<Value> {
+pub(super) fn slice_ports(object: &Value) -> String {
     let ports: Vec<String> = list(object, "ports")
         .iter()
         .map(|port| {
@@ -150,58 +106,40 @@ pub(super) fn endpoint_slice(object: &Value, now: Timestamp) -> Vec<Value> {
             }
         })
         .collect();
+    first_three(&ports, "<unset>")
+}
+
+pub(super) fn slice_endpoints(object: &Value) -> String {
     let addresses: Vec<String> = list(object, "endpoints")
         .iter()
         .flat_map(|endpoint| list(endpoint, "addresses"))
         .filter_map(Value::as_str)
         .map(str::to_owned)
         .collect();
-    vec![
-        name(object),
-        text(object, "addressType").into(),
-        first_three(&ports, "<unset>").into(),
-        first_three(&addresses, "<unset>").into(),
-        age(object, now),
-    ]
+    first_three(&addresses, "<unset>")
 }
 
-pub(super) fn node(object: &Value, now: Timestamp) -> Vec<Value> {
-    let ready = list(object, "status.conditions")
+pub(super) fn node_status(node: &Value) -> String {
+    let ready = list(node, "status.conditions")
         .iter()
         .find(|it| text(it, "type") == "Ready");
-    let mut status = match ready {
+    let status = match ready {
         Some(ready) if text(ready, "status") == "True" => "Ready",
         Some(_) => "NotReady",
         None => "Unknown",
-    }
-    .to_owned();
-    if at(object, "spec.unschedulable").and_then(Value::as_bool) == Some(true) {
-        status.push_str(",SchedulingDisabled");
-    }
-    let address = |ty: &str| -> Value {
-        list(object, "status.addresses")
-            .iter()
-            .find(|address| text(address, "type") == ty)
-            .map_or(NONE, |address| text(address, "address"))
-            .into()
     };
-    let info = |field: &str| text(object, &format!("status.nodeInfo.{field}")).to_owned();
-    let known = |field: &str| -> Value { or(&info(field), UNKNOWN).into() };
-    vec![
-        name(object),
-        status.into(),
-        or(&roles(object), NONE).into(),
-        age(object, now),
-        info("kubeletVersion").into(),
-        address("InternalIP"),
-        address("ExternalIP"),
-        known("osImage"),
-        known("kernelVersion"),
-        known("containerRuntimeVersion"),
-    ]
+    let unschedulable = at(node, "spec.unschedulable").and_then(Value::as_bool) == Some(true);
+    format!(
+        "{status}{}",
+        if unschedulable {
+            ",SchedulingDisabled"
+        } else {
+            ""
+        }
+    )
 }
 
-fn roles(node: &Value) -> String {
+pub(super) fn node_roles(node: &Value) -> String {
     let labels = at(node, "metadata.labels").and_then(Value::as_object);
     let roles: BTreeSet<&str> = labels
         .into_iter()
@@ -215,81 +153,104 @@ fn roles(node: &Value) -> String {
         )
         .filter(|role| !role.is_empty())
         .collect();
-    roles.into_iter().collect::<Vec<_>>().join(",")
+    or(&roles.into_iter().collect::<Vec<_>>().join(","), NONE).to_owned()
 }
 
-/// Both groups' form of events: `events.k8s.io` renamed most fields.
-pub(super) fn event(object: &Value, now: Timestamp) -> Vec<Value> {
-    let either = |core: &str, events: &str| -> &str {
-        let text_of_core = text(object, core);
-        if text_of_core.is_empty() {
-            text(object, events)
-        } else {
-            text_of_core
-        }
-    };
-    let stamp = |core: &str, events: &str| {
-        [at(object, core), at(object, events)]
+pub(super) fn node_address(node: &Value, ty: &str) -> String {
+    let address = list(node, "status.addresses")
+        .iter()
+        .find(|address| text(address, "type") == ty);
+    address
+        .map_or(NONE, |address| text(address, "address"))
+        .to_owned()
+}
+
+pub(super) fn node_info(node: &Value, field: &str) -> String {
+    or(text(node, &format!("status.nodeInfo.{field}")), UNKNOWN).to_owned()
+}
+
+/// An event in either group's form: `events.k8s.io` renamed most fields.
+pub(super) struct Event<'o>(pub &'o Value);
+
+impl<'o> Event<'o> {
+    fn either(&self, core: &str, events: &str) -> &'o str {
+        or(text(self.0, core), text(self.0, events))
+    }
+
+    /// The first of these fields that holds a time.
+    fn stamp(&self, fields: [&str; 3]) -> Option<&'o Value> {
+        fields
             .into_iter()
-            .flatten()
+            .filter_map(|field| at(self.0, field))
             .find(|value| time(Some(value)).is_some())
-    };
-    let first = since(
-        stamp("firstTimestamp", "deprecatedFirstTimestamp").or(at(object, "eventTime")),
-        now,
-    );
-    let last = stamp("lastTimestamp", "deprecatedLastTimestamp").map(|last| since(Some(last), now));
-    let mut count = number(object, "count") + number(object, "deprecatedCount");
-    let series = object.get("series").filter(|series| !series.is_null());
-    let last = match series {
-        Some(series) => {
-            count = number(series, "count");
-            since(series.get("lastObservedTime"), now)
+    }
+
+    fn series(&self) -> Option<&'o Value> {
+        self.0.get("series").filter(|series| !series.is_null())
+    }
+
+    pub(super) fn first_seen(&self, now: Timestamp) -> String {
+        since(
+            self.stamp(["firstTimestamp", "deprecatedFirstTimestamp", "eventTime"]),
+            now,
+        )
+    }
+
+    pub(super) fn last_seen(&self, now: Timestamp) -> String {
+        match (
+            self.series(),
+            self.stamp(["lastTimestamp", "deprecatedLastTimestamp", ""]),
+        ) {
+            (Some(series), _) => since(series.get("lastObservedTime"), now),
+            (None, Some(last)) => since(Some(last), now),
+            (None, None) => self.first_seen(now),
         }
-        None => {
-            // Events of the newer group that happened once have no count.
-            count = count.max(1);
-            last.unwrap_or_else(|| first.clone())
+    }
+
+    /// Events that happened once may have no count.
+    pub(super) fn count(&self) -> i64 {
+        match self.series() {
+            Some(series) => number(series, "count"),
+            None => (number(self.0, "count") + number(self.0, "deprecatedCount")).max(1),
         }
-    };
-    let kind = either("involvedObject.kind", "regarding.kind").to_lowercase();
-    let target = match either("involvedObject.name", "regarding.name") {
-        "" => kind,
-        name => format!("{kind}/{name}"),
-    };
-    let component = either("source.component", "deprecatedSource.component");
-    let component = either_text(
-        component,
-        either("reportingComponent", "reportingController"),
-    );
-    let host = either_text(
-        either("source.host", "deprecatedSource.host"),
-        text(object, "reportingInstance"),
-    );
-    let source = if host.is_empty() {
-        component.to_owned()
-    } else {
-        format!("{component}, {host}")
-    };
-    vec![
-        last.into(),
-        text(object, "type").into(),
-        text(object, "reason").into(),
-        target.into(),
-        either("involvedObject.fieldPath", "regarding.fieldPath").into(),
-        source.into(),
-        either("message", "note").trim().into(),
-        first.into(),
-        count.into(),
-        name(object),
-    ]
+    }
+
+    pub(super) fn target(&self) -> String {
+        let kind = self
+            .either("involvedObject.kind", "regarding.kind")
+            .to_lowercase();
+        match self.either("involvedObject.name", "regarding.name") {
+            "" => kind,
+            name => format!("{kind}/{name}"),
+        }
+    }
+
+    pub(super) fn subobject(&self) -> &'o str {
+        self.either("involvedObject.fieldPath", "regarding.fieldPath")
+    }
+
+    pub(super) fn message(&self) -> &'o str {
+        self.either("message", "note").trim()
+    }
+
+    pub(super) fn source(&self) -> String {
+        let component = or(
+            self.either("source.component", "deprecatedSource.component"),
+            self.either("reportingComponent", "reportingController"),
+        );
+        let host = or(
+            self.either("source.host", "deprecatedSource.host"),
+            text(self.0, "reportingInstance"),
+        );
+        if host.is_empty() {
+            component.to_owned()
+        } else {
+            format!("{component}, {host}")
+        }
+    }
 }
 
-fn either_text<'t>(first: &'t str, second: &'t str) -> &'t str {
-    or(first, second)
-}
-
-pub(super) fn certificate_signing_request(object: &Value, now: Timestamp) -> Vec<Value> {
+pub(super) fn csr_condition(object: &Value) -> String {
     let has = |ty: &str| {
         list(object, "status.conditions")
             .iter()
@@ -309,44 +270,31 @@ pub(super) fn certificate_signing_request(object: &Value, now: Timestamp) -> Vec
     if !text(object, "status.certificate").is_empty() {
         status.push_str(",Issued");
     }
-    let duration = at(object, "spec.expirationSeconds")
-        .and_then(Value::as_i64)
-        .map_or_else(|| NONE.to_owned(), human_duration);
-    vec![
-        name(object),
-        age(object, now),
-        or(text(object, "spec.signerName"), NONE).into(),
-        text(object, "spec.username").into(),
-        duration.into(),
-        status.into(),
-    ]
+    status
 }
 
-pub(super) fn role_binding(object: &Value, now: Timestamp) -> Vec<Value> {
-    let subjects = |kind: &str| -> Value {
-        let names: Vec<String> = list(object, "subjects")
-            .iter()
-            .filter(|subject| text(subject, "kind") == kind)
-            .map(|subject| match kind {
-                "ServiceAccount" => {
-                    format!("{}/{}", text(subject, "namespace"), text(subject, "name"))
-                }
-                _ => text(subject, "name").to_owned(),
-            })
-            .collect();
-        names.join(", ").into()
-    };
-    vec![
-        name(object),
-        format!(
-            "{}/{}",
-            text(object, "roleRef.kind"),
-            text(object, "roleRef.name")
-        )
-        .into(),
-        age(object, now),
-        subjects("User"),
-        subjects("Group"),
-        subjects("ServiceAccount"),
-    ]
+pub(super) fn csr_duration(object: &Value) -> String {
+    let seconds = at(object, "spec.expirationSeconds").and_then(Value::as_i64);
+    seconds.map_or_else(|| NONE.to_owned(), human_duration)
+}
+
+pub(super) fn binding_role(object: &Value) -> String {
+    format!(
+        "{}/{}",
+        text(object, "roleRef.kind"),
+        text(object, "roleRef.name")
+    )
+}
+
+/// The names of a binding's subjects of one kind.
+pub(super) fn subjects(object: &Value, kind: &str) -> String {
+    let names: Vec<String> = list(object, "subjects")
+        .iter()
+        .filter(|subject| text(subject, "kind") == kind)
+        .map(|subject| match kind {
+            "ServiceAccount" => format!("{}/{}", text(subject, "namespace"), text(subject, "name")),
+            _ => text(subject, "name").to_owned(),
+        })
+        .collect();
+    names.join(", ")
 }

@@ -4,34 +4,13 @@ use jiff::Timestamp;
 use kernelet_api::Value;
 use serde_json::json;
 
-use super::cells::{NONE, age, at, list, name, number, or, since, text, time};
+use super::cells::{NONE, at, list, number, or, since, text, time};
 
-pub(super) fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
-    let summary = summary(pod);
-    let restarts = match summary.last_restart {
-        Some(last) if summary.restarts != 0 => {
-            format!(
-                "{} ({} ago)",
-                summary.restarts,
-                since(Some(&json!(last.to_string())), now)
-            )
-        }
-        _ => summary.restarts.to_string(),
-    };
-    let pod_ip = list(pod, "status.podIPs")
+pub(super) fn ip(pod: &Value) -> String {
+    let first = list(pod, "status.podIPs")
         .first()
         .map_or("", |address| text(address, "ip"));
-    vec![
-        name(pod),
-        format!("{}/{}", summary.ready, summary.containers).into(),
-        summary.status.into(),
-        restarts.into(),
-        age(pod, now),
-        or(pod_ip, NONE).into(),
-        or(text(pod, "spec.nodeName"), NONE).into(),
-        or(text(pod, "status.nominatedNodeName"), NONE).into(),
-        readiness_gates(pod).into(),
-    ]
+    or(or(first, text(pod, "status.podIP")), NONE).to_owned()
 }
 
 /// What kubectl hides, or prints in another way, when it is asked to.
@@ -44,8 +23,9 @@ pub(super) fn conditions(pod: &Value) -> Option<Value> {
     Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
 }
 
-struct Summary {
-    status: String,
+/// What its containers' states come to.
+pub(super) struct Summary {
+    pub status: String,
     ready: usize,
     containers: usize,
     restarts: i64,
@@ -79,34 +59,56 @@ fn ended(terminated: &Value) -> String {
     }
 }
 
-fn summary(pod: &Value) -> Summary {
-    let sidecars: Vec<&str> = list(pod, "spec.initContainers")
-        .iter()
-        .filter(|container| text(container, "restartPolicy") == "Always")
-        .map(|container| text(container, "name"))
-        .collect();
-    let phase = text(pod, "status.phase");
-    let mut summary = Summary {
-        status: or(text(pod, "status.reason"), phase).to_owned(),
-        ready: 0,
-        containers: list(pod, "spec.containers").len() + sidecars.len(),
-        restarts: 0,
-        last_restart: None,
-    };
-    if condition(pod, "PodScheduled").is_some_and(|it| text(it, "reason") == "SchedulingGated") {
-        summary.status = "SchedulingGated".to_owned();
+impl Summary {
+    pub(super) fn of(pod: &Value) -> Self {
+        let sidecars: Vec<&str> = list(pod, "spec.initContainers")
+            .iter()
+            .filter(|container| text(container, "restartPolicy") == "Always")
+            .map(|container| text(container, "name"))
+            .collect();
+        let phase = text(pod, "status.phase");
+        let mut summary = Self {
+            status: or(text(pod, "status.reason"), phase).to_owned(),
+            ready: 0,
+            containers: list(pod, "spec.containers").len() + sidecars.len(),
+            restarts: 0,
+            last_restart: None,
+        };
+        if condition(pod, "PodScheduled").is_some_and(|it| text(it, "reason") == "SchedulingGated")
+        {
+            summary.status = "SchedulingGated".to_owned();
+        }
+        let initializing = init_containers(pod, &sidecars, &mut summary);
+        if !initializing || holds(pod, "Initialized") {
+            main_containers(pod, &sidecars, &mut summary);
+        }
+        let deleted = at(pod, "metadata.deletionTimestamp").is_some_and(|time| !time.is_null());
+        if deleted && text(pod, "status.reason") == "NodeLost" {
+            summary.status = "Unknown".to_owned();
+        } else if deleted && !matches!(phase, "Succeeded" | "Failed") {
+            summary.status = "Terminating".to_owned();
+        }
+        summary
     }
-    let initializing = init_containers(pod, &sidecars, &mut summary);
-    if !initializing || holds(pod, "Initialized") {
-        main_containers(pod, &sidecars, &mut summary);
+
+    /// `1/2`
+    pub(super) fn ready(&self) -> String {
+        format!("{}/{}", self.ready, self.containers)
     }
-    let deleted = at(pod, "metadata.deletionTimestamp").is_some_and(|time| !time.is_null());
-    if deleted && text(pod, "status.reason") == "NodeLost" {
-        summary.status = "Unknown".to_owned();
-    } else if deleted && !matches!(phase, "Succeeded" | "Failed") {
-        summary.status = "Terminating".to_owned();
+
+    /// `2 (3m ago)`
+    pub(super) fn restarts(&self, now: Timestamp) -> String {
+        match self.last_restart {
+            Some(last) if self.restarts != 0 => {
+                format!(
+                    "{} ({} ago)",
+                    self.restarts,
+                    since(Some(&json!(last.to_string())), now)
+                )
+            }
+            _ => self.restarts.to_string(),
+        }
     }
-    summary
 }
 
 /// Reads the init containers up to the first that isn't done. Answers whether there is one.
@@ -182,7 +184,7 @@ fn main_containers(pod: &Value, sidecars: &[&str], summary: &mut Summary) {
     }
 }
 
-fn readiness_gates(pod: &Value) -> String {
+pub(super) fn readiness_gates(pod: &Value) -> String {
     let gates = list(pod, "spec.readinessGates");
     if gates.is_empty() {
         return NONE.to_owned();

@@ -1,73 +1,35 @@
-//! Deployments, ReplicaSets and PodDisruptionBudgets.
+//! Cells of Deployments, ReplicaSets and PodDisruptionBudgets.
 
-use jiff::Timestamp;
 use kernelet_api::Value;
 
-use super::cells::{NONE, age, at, containers, name, number, selector};
+use super::cells::{self, NONE, at, number};
 
-const TEMPLATE: &str = "spec.template.spec.containers";
-
-/// Absent counts as 1: objects are defaulted before they are stored, but a partial one may be printed.
-fn replicas(object: &Value) -> i64 {
-    at(object, "spec.replicas")
-        .and_then(Value::as_i64)
-        .unwrap_or(1)
+/// Ready pods of those wanted.
+pub(super) fn deployment_ready(object: &Value) -> String {
+    format!(
+        "{}/{}",
+        number(object, "status.readyReplicas"),
+        number(object, "spec.replicas")
+    )
 }
 
-pub(super) fn deployment(object: &Value, now: Timestamp) -> Vec<Value> {
-    let [names, images] = containers(object, TEMPLATE);
-    vec![
-        name(object),
-        format!(
-            "{}/{}",
-            number(object, "status.readyReplicas"),
-            replicas(object)
-        )
-        .into(),
-        number(object, "status.updatedReplicas").into(),
-        number(object, "status.availableReplicas").into(),
-        age(object, now),
-        names,
-        images,
-        selector(at(object, "spec.selector"))
-            .unwrap_or_else(|| "<invalid>".to_owned())
-            .into(),
-    ]
-}
-
-pub(super) fn replica_set(object: &Value, now: Timestamp) -> Vec<Value> {
-    let [names, images] = containers(object, TEMPLATE);
-    let selector = match selector(at(object, "spec.selector")) {
-        Some(text) if text.is_empty() => NONE.to_owned(),
+/// The label selector as one line. For an empty one, upstream prints nothing for Deployments and `<none>` for
+/// ReplicaSets.
+pub(super) fn selector(object: &Value) -> String {
+    let replica_set = object.get("kind").and_then(Value::as_str) == Some("ReplicaSet");
+    match cells::selector(at(object, "spec.selector")) {
+        Some(text) if text.is_empty() && replica_set => NONE.to_owned(),
         Some(text) => text,
-        None => "<error>".to_owned(),
-    };
-    vec![
-        name(object),
-        replicas(object).into(),
-        number(object, "status.replicas").into(),
-        number(object, "status.readyReplicas").into(),
-        age(object, now),
-        names,
-        images,
-        selector.into(),
-    ]
+        None if replica_set => "<error>".to_owned(),
+        None => "<invalid>".to_owned(),
+    }
 }
 
-pub(super) fn disruption_budget(object: &Value, now: Timestamp) -> Vec<Value> {
-    // Numbers and percentages are printed alike: as text.
-    let amount = |path: &str| -> Value {
-        match at(object, path) {
-            None | Some(Value::Null) => "N/A".into(),
-            Some(Value::String(text)) => text.as_str().into(),
-            Some(number) => number.to_string().into(),
-        }
-    };
-    vec![
-        name(object),
-        amount("spec.minAvailable"),
-        amount("spec.maxUnavailable"),
-        number(object, "status.disruptionsAllowed").into(),
-        age(object, now),
-    ]
+/// A number or a percentage.
+pub(super) fn amount(object: &Value, path: &str) -> String {
+    match at(object, path) {
+        None | Some(Value::Null) => "N/A".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(number) => number.to_string(),
+    }
 }
