@@ -38,6 +38,8 @@ pub enum Call {
         plan: SandboxPlan,
         init: Option<JoinLayout>,
     },
+    /// The sandbox's descriptors again, after an adoption.
+    Sandbox,
     CreateVolume(VolumePlan),
     /// Descriptors: see [`ContainerDescriptors`].
     CreateContainer(Box<CreateContainer>),
@@ -51,25 +53,12 @@ pub enum Call {
     Exec(Box<Exec>),
     /// SIGKILL for an exec's process.
     KillExec(u64),
-    /// Resizes an exec's or a container's terminal.
-    Resize {
-        target: ResizeTarget,
-        rows: u16,
-        columns: u16,
-    },
     /// The exit record has reached its destination: it may be deleted from disk.
     Acknowledge(ContainerId),
     /// Forget an exited container, its record included.
     Remove(ContainerId),
-    State,
     /// Ends the shim, if no container of it lives.
     Shutdown,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum ResizeTarget {
-    Container(ContainerId),
-    Exec(u64),
 }
 
 /// How many descriptors a cgroup join has: a v2 folder, and a `tasks` file per v1 hierarchy.
@@ -83,12 +72,20 @@ pub struct JoinLayout {
 pub struct CreateContainer {
     pub plan: ContainerPlan,
     pub descriptors: ContainerDescriptors,
-    /// The compiled filter (`struct sock_filter`s), none when unconfined.
+    /// The compiled filter, none when unconfined.
     pub filter: Option<Vec<u8>>,
+    pub cgroup_view: WireCgroupView,
+}
+
+/// The host's hierarchies: controllers and name of each v1 one, and whether there is a v2 tree.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WireCgroupView {
+    pub v1: Vec<(Vec<String>, Option<String>)>,
+    pub v2: bool,
 }
 
 /// The order of the descriptors beside `CreateContainer`: the root's mount, the sources of the mounts
-/// listed (by index in the plan), namespaces by path, the join, the OOM counter, stdio.
+/// listed (by index in the plan), the join, the OOM counter, stdio.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ContainerDescriptors {
     pub sources: Vec<u16>,
@@ -135,6 +132,8 @@ pub enum Message {
     },
     /// A container's state has changed; the level, not the edge.
     Container(Box<ContainerState>),
+    Removed(ContainerId),
+    Sandbox(Box<SandboxState>),
     ExecExited(ExecExit),
 }
 
@@ -162,7 +161,6 @@ pub enum Answer {
         exec: u64,
         pid: i32,
     },
-    State(Box<PodState>),
     Done,
 }
 

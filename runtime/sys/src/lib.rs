@@ -18,5 +18,6 @@ pub mod root;
 pub mod seccomp;
 pub mod socket;
 pub mod terminal;
+pub mod xattr;
 
 pub use error::{Result, SysError};

@@ -133,12 +133,30 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
     }
 }
 
-/// Receives a packet; `None` is the peer's end.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<Packet>> {
+/// The length of the packet that is next, so that a buffer of its size is enough: a process that is
+/// idle most of its life shall not keep one for the largest.
+fn next_length(socket: BorrowedFd<'_>) -> Result<usize> {
+    let mut byte = [0_u8; 1];
+    let flags = libc::MSG_PEEK | libc::MSG_TRUNC;
+    loop {
+        // SAFETY: one byte is there to be written.
+        let n = unsafe { libc::recv(socket.as_raw_fd(), byte.as_mut_ptr().cast(), 1, flags) };
+        if n >= 0 {
+            return Ok(n as usize);
+        }
+        match Errno::last() {
+            Errno::EINTR => {}
+            e => return Err(SysError::new("receive a packet", e)),
+        }
+    }
+}
+
+/// Receives a packet of at most `limit` bytes; `None` is the peer's end.
+pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> Result<Option<Packet>> {
     let mut control = cmsg_space!([std::os::fd::RawFd; MAX_DESCRIPTORS]);
-    let size = buffer.len();
+    let mut buffer = vec![0_u8; next_length(socket)?.min(limit)];
     let (n, descriptors, truncated) = loop {
-        let mut iov = [IoSliceMut::new(&mut buffer[..size])];
+        let mut iov = [IoSliceMut::new(&mut buffer)];
         let message = match recvmsg::<()>(
             socket.as_raw_fd(),
             &mut iov,
@@ -169,8 +187,9 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<Packe
     if n == 0 && descriptors.is_empty() {
         return Ok(None);
     }
+    buffer.truncate(n);
     Ok(Some(Packet {
-        bytes: buffer[..n].to_vec(),
+        bytes: buffer,
         descriptors,
         truncated,
     }))

@@ -1,0 +1,348 @@
+//! The child's side: from a copy of the runtime to the program. Never returns.
+//!
+//! The order matters, and each step says why it stands where it does.
+
+use std::{
+    convert::Infallible,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use kernelet_spec::{CapSet, ContainerPlan, NamespaceOf, ProcessPlan};
+use kernelet_sys::{
+    SysError, capability, fd, mount, namespace as ns, process,
+    root::{self, Symlinks},
+    seccomp::{self, Filter},
+    terminal,
+};
+use nix::fcntl::OFlag;
+
+use crate::{
+    CreateError, Descriptors, ErrorKind,
+    error::During,
+    filesystem,
+    report::ChildEnd,
+    user::{self, User},
+};
+
+/// Becomes the container, or reports why not.
+pub(crate) fn container(plan: &ContainerPlan, descriptors: Descriptors, line: ChildEnd) -> ! {
+    let error = match become_container(plan, descriptors, &line) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    line.fail(&error);
+    // No destructors: they belong to the parent this is a copy of.
+    // SAFETY: ends the process at once.
+    unsafe { libc::_exit(127) }
+}
+
+fn become_container(
+    plan: &ContainerPlan,
+    mut d: Descriptors,
+    line: &ChildEnd,
+) -> Result<Infallible, CreateError> {
+    isolate(line, &d)?;
+    // Joined before anything is allocated that should be charged, and before the cgroup namespace is
+    // made, whose root is where the process then is.
+    d.join.enter_v1()?;
+    let of = &plan.namespaces;
+    for (descriptor, kind) in [
+        (&d.net, ns::NEWNET),
+        (&d.ipc, ns::NEWIPC),
+        (&d.uts, ns::NEWUTS),
+    ] {
+        if let Some(descriptor) = descriptor {
+            ns::enter(descriptor.as_fd(), kind)?;
+        }
+    }
+    match (&of.cgroup, &d.cgroup) {
+        (NamespaceOf::New, _) => ns::unshare(ns::NEWCGROUP)?,
+        (_, Some(descriptor)) => ns::enter(descriptor.as_fd(), ns::NEWCGROUP)?,
+        _ => {}
+    }
+    if of.net == NamespaceOf::New {
+        ns::loopback_up()?;
+    }
+    if let Some(name) = &plan.hostname {
+        ns::set_hostname(name)?;
+    }
+    if let Some(name) = &plan.domainname {
+        ns::set_domainname(name)?;
+    }
+    // A procfs nobody else sees, before the root is there: no image or volume can be in its way.
+    let proc = mount::private_proc()?;
+    apply_sysctls(&plan.sysctls, proc.as_fd())?;
+    set_oom_score(&plan.process, proc.as_fd())?;
+
+    let slash = fd::open(Path::new("/"), OFlag::O_PATH, 0)?;
+    // Before the first mount: else it would show in the namespace this one is a copy of.
+    mount::make_private(slash.as_fd())?;
+    let place = std::mem::take(&mut d.place);
+    filesystem::build(plan, &mut d, &place)?;
+    // After all mounts: they could have brought back what is hidden.
+    filesystem::protect(plan, d.root.as_fd())?;
+    let terminal = match plan.terminal {
+        true => Some(open_console(d.root.as_fd()).during(|| "the container's terminal".into())?),
+        false => None,
+    };
+    mount::pivot(d.root.as_fd())?;
+    if plan.read_only_rootfs {
+        // Last of the mounts: places for them were made in it.
+        mount::set_read_only(d.root.as_fd())?;
+    }
+    let root = fd::open(Path::new("/"), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
+    let (control, stdio) = match terminal {
+        Some((control, end)) => (Some(control), Stdio::Terminal(end)),
+        None => {
+            let stdio = d
+                .stdio
+                .take()
+                .ok_or_else(|| CreateError::new(ErrorKind::Invalid, "stdio is missing"))?;
+            (None, Stdio::Pipes(stdio))
+        }
+    };
+    let fifo = d.fifo.take();
+    let filter = d.filter.take();
+    // Everything else of the runtime's goes now, the root's own descriptor first.
+    drop(d);
+    drop(proc);
+    finish(&plan.process, root, stdio, control, line, fifo, filter)
+}
+
+/// Where a process's first three descriptors come from.
+pub(crate) enum Stdio {
+    Pipes([OwnedFd; 3]),
+    Terminal(OwnedFd),
+}
+
+/// Makes this copy harmless: not to be looked into by the container's processes, and holding none of
+/// the parent's descriptors that other containers or the agent wait on.
+pub(crate) fn isolate_with(keep: &mut Vec<i32>) -> Result<(), CreateError> {
+    process::set_not_dumpable()?;
+    // SAFETY: a child just cloned; what is closed here belongs to the parent, whose owners are never
+    // dropped in this copy: it ends by exec or _exit.
+    unsafe { fd::close_all_but(keep) }?;
+    process::reset_signals();
+    process::new_session()?;
+    Ok(())
+}
+
+fn isolate(line: &ChildEnd, d: &Descriptors) -> Result<(), CreateError> {
+    let mut keep = vec![line.number(), d.root.as_raw_fd()];
+    keep.extend(d.sources.values().map(AsRawFd::as_raw_fd));
+    let single = [
+        &d.net, &d.ipc, &d.uts, &d.pid, &d.cgroup, &d.own_pid, &d.fifo, &d.join.v2,
+    ];
+    keep.extend(
+        single
+            .iter()
+            .filter_map(|fd| fd.as_ref())
+            .map(AsRawFd::as_raw_fd),
+    );
+    keep.extend(d.join.v1.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(d.stdio.iter().flatten().map(AsRawFd::as_raw_fd));
+    isolate_with(&mut keep)
+}
+
+fn apply_sysctls(
+    sysctls: &std::collections::BTreeMap<String, String>,
+    proc: BorrowedFd<'_>,
+) -> Result<(), CreateError> {
+    for (name, value) in sysctls {
+        set_sysctl(proc, name, value)?;
+    }
+    Ok(())
+}
+
+/// One sysctl through a private procfs. In a name with slashes a dot is a dot (an interface `eth0.1`).
+pub fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), SysError> {
+    let path = match name.contains('/') {
+        true => format!("sys/{name}"),
+        false => format!("sys/{}", name.replace('.', "/")),
+    };
+    fd::write_at(proc, &path, value)
+}
+
+pub(crate) fn set_oom_score(plan: &ProcessPlan, proc: BorrowedFd<'_>) -> Result<(), CreateError> {
+    match plan.oom_score_adj {
+        Some(score) => Ok(fd::write_at(
+            proc,
+            "self/oom_score_adj",
+            &score.to_string(),
+        )?),
+        None => Ok(()),
+    }
+}
+
+/// A terminal of the container's own devpts, also seen as `/dev/console`.
+fn open_console(in_root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd), CreateError> {
+    let (control, end) = open_terminal(in_root)?;
+    let place = root::file_place(in_root, Path::new("/dev/console"), Symlinks::Refused)?;
+    // By its number in the devpts just mounted: an fd of a tty can't be copied as a mount itself.
+    let name = nix::unistd::ttyname(&end).map_err(|e| SysError::new("name the terminal", e));
+    if let Ok(name) = name
+        && let Ok(path) = root::open_in(in_root, &name, OFlag::O_PATH, 0, Symlinks::Refused)
+    {
+        let copy = mount::copy_tree(path.as_fd(), false)?;
+        mount::attach(copy.as_fd(), place.as_fd())?;
+    }
+    Ok((control, end))
+}
+
+pub(crate) fn open_terminal(in_root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd), CreateError> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let pts = root::open_in(in_root, Path::new("/dev/pts"), flags, 0, Symlinks::Refused)?;
+    Ok(terminal::open(pts.as_fd(), "ptmx")?)
+}
+
+/// The last part, shared with exec: in its namespaces and root, the process becomes who it shall be.
+pub(crate) fn finish(
+    plan: &ProcessPlan,
+    root: OwnedFd,
+    stdio: Stdio,
+    control: Option<OwnedFd>,
+    line: &ChildEnd,
+    fifo: Option<OwnedFd>,
+    filter: Option<Filter>,
+) -> Result<Infallible, CreateError> {
+    let user = user::resolve(root.as_fd(), &plan.user)?;
+    place_stdio(&stdio, &user)?;
+    enter_working_directory(root.as_fd(), &plan.cwd)?;
+    drop(root);
+    for limit in &plan.rlimits {
+        process::set_rlimit(&limit.name, limit.soft, limit.hard)?;
+    }
+    process::set_umask(plan.user.umask.unwrap_or(0o022));
+    let mut env = plan.env.clone();
+    if !env.iter().any(|var| var.starts_with("HOME=")) {
+        env.push(format!("HOME={}", user.home));
+    }
+    let argv = process::c_strings(&plan.args)?;
+    let envp = process::c_strings(&env)?;
+    // The user changes before the command is looked up, so that its rights decide; permitted
+    // capabilities stay until those of the plan are set.
+    process::keep_capabilities(true)?;
+    process::set_user(user.uid, user.gid, &user.groups)?;
+    // Changing the user has made the process dumpable or not by a sysctl; this must not depend on it.
+    process::set_not_dumpable()?;
+    let command = user::find_command(&plan.args[0], &env)?;
+    let command = process::c_strings(&[path_bytes(&command)])?;
+
+    line.ready(control.as_ref().map(AsFd::as_fd))?;
+    drop(control);
+    match fifo {
+        Some(fifo) => wait_at_fifo(fifo)?,
+        None => line.wait_for_go()?,
+    }
+
+    confine(plan, filter.as_ref())?;
+    // From here only exec: a strict filter may allow no more.
+    let errno = exec(&command[0], &argv, &envp);
+    let what = format!("exec: {:?}: {}", plan.args[0], errno.desc());
+    Err(CreateError::new(ErrorKind::Command, what))
+}
+
+fn path_bytes(path: &Path) -> &[u8] {
+    use std::os::unix::ffi::OsStrExt;
+    path.as_os_str().as_bytes()
+}
+
+fn exec(
+    path: &std::ffi::CStr,
+    argv: &[std::ffi::CString],
+    env: &[std::ffi::CString],
+) -> nix::errno::Errno {
+    match nix::unistd::execve(path, argv, env) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    }
+}
+
+/// The fifo is open for reading and writing, so that reading blocks until OCI's `start` writes, and
+/// nothing has to be opened (and redirected by the container's /proc) at this point.
+fn wait_at_fifo(fifo: OwnedFd) -> Result<(), CreateError> {
+    let mut byte = [0_u8; 1];
+    loop {
+        match nix::unistd::read(&fifo, &mut byte) {
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(SysError::new("wait at the exec fifo", e).into()),
+        }
+    }
+}
+
+/// Capabilities, no-new-privileges and the filter. Without no-new-privileges the filter needs
+/// CAP_SYS_ADMIN and so comes before the capabilities are given up; with it, it comes last, so that it
+/// need allow nothing but exec.
+fn confine(plan: &ProcessPlan, filter: Option<&Filter>) -> Result<(), CreateError> {
+    let caps = &plan.capabilities;
+    let all = capability::permitted()?;
+    // Becoming another user has emptied the effective set; limiting the bounding set needs it.
+    capability::set(all, all, CapSet::EMPTY)?;
+    capability::limit_bounding(caps.bounding)?;
+    if !plan.no_new_privileges
+        && let Some(filter) = filter
+    {
+        seccomp::install(filter)?;
+    }
+    capability::set(caps.effective, caps.permitted, caps.inheritable)?;
+    capability::set_ambient(caps)?;
+    if plan.no_new_privileges {
+        process::set_no_new_privileges()?;
+        if let Some(filter) = filter {
+            seccomp::install(filter)?;
+        }
+    }
+    Ok(())
+}
+
+/// Places 0, 1 and 2, and marks all others close-on-exec.
+fn place_stdio(stdio: &Stdio, user: &User) -> Result<(), CreateError> {
+    match stdio {
+        Stdio::Pipes(ends) => {
+            for (target, end) in ends.iter().enumerate() {
+                give_pipe(end.as_fd(), user)?;
+                process::dup_to(end.as_fd(), target as i32)?;
+            }
+        }
+        Stdio::Terminal(end) => {
+            terminal::make_controlling(end.as_fd())?;
+            nix::unistd::fchown(end, Some(user.uid.into()), None)
+                .map_err(|e| SysError::new("give the terminal to the user", e))?;
+            for target in 0..3 {
+                process::dup_to(end.as_fd(), target)?;
+            }
+        }
+    }
+    fd::close_on_exec_from(3)?;
+    Ok(())
+}
+
+/// Programs reopen `/dev/stdout`; on a pipe that needs its inode to be theirs.
+fn give_pipe(end: BorrowedFd<'_>, user: &User) -> Result<(), CreateError> {
+    let stat = nix::sys::stat::fstat(end).map_err(|e| SysError::new("look at stdio", e))?;
+    if stat.st_mode & libc::S_IFMT == libc::S_IFIFO && stat.st_uid != user.uid {
+        nix::unistd::fchown(end, Some(user.uid.into()), None)
+            .map_err(|e| SysError::new("give stdio to the user", e))?;
+    }
+    Ok(())
+}
+
+/// Enters the working directory, made where it is missing. Its descriptor comes from a walk inside the
+/// root, so that `/proc/self/fd/N` of a leaked descriptor leads nowhere; that the kernel can name it
+/// from the new root proves that it is inside.
+fn enter_working_directory(root: BorrowedFd<'_>, cwd: &Path) -> Result<(), CreateError> {
+    let dir = root::folder(root, cwd, Symlinks::Inside)
+        .during(|| format!("the working directory {}", cwd.display()))?;
+    nix::unistd::fchdir(&dir).map_err(|e| SysError::new(format!("enter {}", cwd.display()), e))?;
+    let here =
+        nix::unistd::getcwd().map_err(|e| SysError::new("ask for the working directory", e))?;
+    if !here.is_absolute() || here.starts_with("/(unreachable)") {
+        return Err(CreateError::new(
+            ErrorKind::Invalid,
+            "the working directory is outside of the root",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! The parent's side of a container's creation.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use kernelet_spec::{ContainerPlan, NamespaceOf};
+use kernelet_sys::{
+    cgroup::Join,
+    namespace as ns,
+    process::{self, Forked, Process},
+    seccomp::Filter,
+    socket,
+};
+
+use crate::{
+    CgroupView, CreateError, ErrorKind, child,
+    report::{self, ChildEnd, Heard},
+};
+
+/// How long mounts and namespaces may take before the attempt is given up.
+const READY_WITHIN: Duration = Duration::from_secs(25);
+/// How long an exec may take: the kernel reads the program.
+const EXEC_WITHIN: Duration = Duration::from_secs(25);
+
+/// What a container is made from, beside its plan.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// The root's mount, not yet attached.
+    pub root: OwnedFd,
+    /// By index in the plan's mounts.
+    pub sources: BTreeMap<usize, OwnedFd>,
+    /// To be entered, as far as the plan says `Pod` or `Path`.
+    pub net: Option<OwnedFd>,
+    pub ipc: Option<OwnedFd>,
+    pub uts: Option<OwnedFd>,
+    pub pid: Option<OwnedFd>,
+    pub cgroup: Option<OwnedFd>,
+    pub join: Join,
+    pub cgroup_view: CgroupView,
+    /// stdin, stdout, stderr; `None` with a terminal.
+    pub stdio: Option<[OwnedFd; 3]>,
+    /// A folder in the caller's mount namespace where the root may be attached.
+    pub place: PathBuf,
+    /// The caller's own pid namespace, for the way back after entering another.
+    pub own_pid: Option<OwnedFd>,
+    /// OCI's exec fifo, open for reading and writing: a byte from it, not the parent's word, is the go.
+    pub fifo: Option<OwnedFd>,
+    pub filter: Option<Filter>,
+}
+
+/// A container whose process waits.
+#[derive(Debug)]
+pub struct Waiting {
+    pub process: Process,
+    line: OwnedFd,
+    /// The controlling end, when the plan has a terminal.
+    pub terminal: Option<OwnedFd>,
+}
+
+impl Waiting {
+    pub(crate) fn new(process: Process, line: OwnedFd) -> Result<Self, CreateError> {
+        match report::hear(line.as_fd(), READY_WITHIN) {
+            Ok(Heard::Ready(terminal)) => Ok(Waiting {
+                process,
+                line,
+                terminal,
+            }),
+            Ok(Heard::Closed) => {
+                report::discard(&process);
+                Err(CreateError::new(
+                    ErrorKind::Kernel,
+                    "the new process died before it was ready",
+                ))
+            }
+            Err(error) => {
+                report::discard(&process);
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets it execute its program. Without success the process is gone and reaped.
+    pub fn start(self) -> Result<(Process, Option<OwnedFd>), CreateError> {
+        if let Err(error) = socket::send(self.line.as_fd(), b"S", &[]) {
+            report::discard(&self.process);
+            return Err(error.into());
+        }
+        match report::hear(self.line.as_fd(), EXEC_WITHIN) {
+            // The line is close-on-exec: its end is the program's beginning. (Or the process was
+            // killed; then its exit says so.)
+            Ok(Heard::Closed) => Ok((self.process, self.terminal)),
+            Ok(Heard::Ready(_)) => {
+                report::discard(&self.process);
+                Err(CreateError::new(
+                    ErrorKind::Kernel,
+                    "the new process was ready twice",
+                ))
+            }
+            Err(error) => {
+                report::discard(&self.process);
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets go of the line without a word: for a process that waits at a fifo instead.
+    pub fn release(self) -> (Process, Option<OwnedFd>) {
+        (self.process, self.terminal)
+    }
+}
+
+/// Makes the container's process and waits until it is ready to be started.
+pub fn create(plan: &ContainerPlan, descriptors: Descriptors) -> Result<Waiting, CreateError> {
+    let mut flags = ns::NEWNS;
+    for (of, flag) in [
+        (&plan.namespaces.pid, ns::NEWPID),
+        (&plan.namespaces.net, ns::NEWNET),
+        (&plan.namespaces.ipc, ns::NEWIPC),
+        (&plan.namespaces.uts, ns::NEWUTS),
+    ] {
+        if *of == NamespaceOf::New {
+            flags |= flag;
+        }
+    }
+    let (line, end) = socket::pair()?;
+    let v2 = descriptors.join.v2.as_ref().map(AsFd::as_fd);
+    let forked = in_pid_namespace(&descriptors.pid, &descriptors.own_pid, || {
+        // SAFETY: callers of this crate have one thread, so the child may do what it likes.
+        unsafe { process::clone3(flags, v2) }
+    })?;
+    match forked {
+        Forked::Child => child::container(plan, descriptors, ChildEnd(end)),
+        Forked::Parent(process) => {
+            drop(end);
+            drop(descriptors);
+            Waiting::new(process, line)
+        }
+    }
+}
+
+/// Runs a clone while new children go to another pid namespace. The parent comes back in any case:
+/// its later children would be born there.
+pub(crate) fn in_pid_namespace(
+    target: &Option<OwnedFd>,
+    own: &Option<OwnedFd>,
+    clone: impl FnOnce() -> kernelet_sys::Result<Forked>,
+) -> Result<Forked, CreateError> {
+    let (Some(target), Some(own)) = (target, own) else {
+        return Ok(clone()?);
+    };
+    ns::enter(target.as_fd(), ns::NEWPID)?;
+    let forked = clone();
+    match &forked {
+        Ok(Forked::Child) => {}
+        _ => ns::enter(own.as_fd(), ns::NEWPID)?,
+    }
+    Ok(forked?)
+}
+
+/// Runs steps in a short-lived child with new namespaces (`flags`), and `with` in this process while
+/// the child still holds them.
+pub fn in_child<T>(
+    flags: u64,
+    steps: impl FnOnce() -> Result<(), CreateError>,
+    with: impl FnOnce(&Process) -> Result<T, kernelet_sys::SysError>,
+) -> Result<T, CreateError> {
+    let (line, end) = socket::pair()?;
+    // SAFETY: callers of this crate have one thread, so the child may do what it likes.
+    match unsafe { process::clone3(flags, None) }? {
+        Forked::Child => {
+            let end = ChildEnd(end);
+            let result = child::isolate_with(&mut vec![end.number()])
+                .and_then(|()| steps())
+                .and_then(|()| Ok(end.ready(None)?));
+            match result {
+                // Until the parent has what it wants of this process, and lets go of the line.
+                Ok(()) => drop(end.wait_for_go()),
+                Err(error) => end.fail(&error),
+            }
+            // SAFETY: ends the process at once, without the destructors of the parent it is a copy of.
+            unsafe { libc::_exit(0) }
+        }
+        Forked::Parent(process) => {
+            drop(end);
+            let result = match report::hear(line.as_fd(), READY_WITHIN) {
+                Ok(Heard::Ready(_)) => with(&process).map_err(CreateError::from),
+                Ok(Heard::Closed) => Err(CreateError::new(
+                    ErrorKind::Kernel,
+                    "the child died before it was ready",
+                )),
+                Err(error) => Err(error),
+            };
+            report::discard(&process);
+            result
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! A plan and descriptors become a process that waits to be started. The one creation path: the shim
+//! uses it for pods, `kernelet-oci` for bundles.
+//!
+//! ```text
+//! sources (paths → descriptors)      create                         start
+//! caller ─────────────────────► parent ──clone3──► child ─ Ready ─► waits ─ go ─► exec
+//!                                  ▲                 │ every failure: what was attempted, and errno
+//!                                  └─────────────────┘
+//! ```
+//! **Invariant:** synchronous and for single-threaded callers; the child is a copy of the caller and
+//! never returns. **Invariant:** host paths are opened by [`open_sources`] only, which the caller runs
+//! where they are visible; from there on there are descriptors.
+
+mod child;
+mod create;
+mod dev;
+mod error;
+mod exec;
+mod filesystem;
+mod report;
+mod sources;
+mod user;
+
+pub use child::set_sysctl;
+pub use create::{Descriptors, Waiting, create, in_child};
+pub use error::{CreateError, ErrorKind};
+pub use exec::{ExecDescriptors, exec};
+pub use filesystem::CgroupView;
+pub use sources::{Sources, copy_for, open_sources};
