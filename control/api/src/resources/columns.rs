@@ -85,7 +85,7 @@ pub(super) fn of(group: &str, kind: &str) -> Vec<Column> {
                 "pod.restarts",
             ),
             AGE,
-            wide(text("IP", "The pod's address.", "status.podIP")),
+            wide(computed("IP", "The pod's address.", "pod.ip")),
             wide(computed("Node", "The node that runs the pod.", "pod.node")),
             wide(computed(
                 "Nominated Node",
@@ -101,10 +101,10 @@ pub(super) fn of(group: &str, kind: &str) -> Vec<Column> {
         ("", "Service") => vec![
             NAME,
             text("Type", "How the service is exposed.", "spec.type"),
-            text(
+            computed(
                 "Cluster-IP",
                 "The service's address within the cluster.",
-                "spec.clusterIP",
+                "service.clusterIP",
             ),
             computed(
                 "External-IP",
@@ -201,50 +201,29 @@ pub(super) fn of(group: &str, kind: &str) -> Vec<Column> {
         ("", "Secret") => vec![
             NAME,
             text("Type", "What the secret holds.", "type"),
-            column(
-                "Data",
-                "integer",
-                "How many keys it has.",
-                Cell::Computed("data.count"),
-            ),
+            computed("Data", "How many keys it has.", "data.count"),
             AGE,
         ],
         ("", "ConfigMap") => {
             vec![
                 NAME,
-                column(
-                    "Data",
-                    "integer",
-                    "How many keys it has.",
-                    Cell::Computed("data.count"),
-                ),
+                computed("Data", "How many keys it has.", "data.count"),
                 AGE,
             ]
         }
-        ("", "ServiceAccount") => {
-            vec![
-                NAME,
-                column(
-                    "Secrets",
-                    "integer",
-                    "How many secrets it names.",
-                    Cell::Computed("secrets.count"),
-                ),
-                AGE,
-            ]
-        }
+        ("", "ServiceAccount") => vec![NAME, AGE],
         ("apps", "Deployment") => vec![
             NAME,
             computed("Ready", "Ready pods of those wanted.", "deployment.ready"),
-            integer(
+            computed(
                 "Up-to-date",
                 "Pods of the newest template.",
-                "status.updatedReplicas",
+                "deployment.upToDate",
             ),
-            integer(
+            computed(
                 "Available",
                 "Pods that were ready long enough.",
-                "status.availableReplicas",
+                "deployment.available",
             ),
             AGE,
             CONTAINERS,

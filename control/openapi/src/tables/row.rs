@@ -62,6 +62,8 @@ impl<'o> Row<'o> {
             "template.images" => cells::containers(object, "image").into(),
             "selector.labels" => workloads::selector(object).into(),
             "selector.map" => cells::labels(at(object, "spec.selector")).into(),
+            "deployment.upToDate" => cells::number(object, "status.updatedReplicas").into(),
+            "deployment.available" => cells::number(object, "status.availableReplicas").into(),
             "deployment.ready" => workloads::deployment_ready(object).into(),
             "pdb.minAvailable" => workloads::amount(object, "spec.minAvailable").into(),
             "pdb.maxUnavailable" => workloads::amount(object, "spec.maxUnavailable").into(),
@@ -81,7 +83,6 @@ impl<'o> Row<'o> {
             "data.count" => {
                 (cells::size(object, "data") + cells::size(object, "binaryData")).into()
             }
-            "secrets.count" => cells::list(object, "secrets").len().into(),
             "binding.role" => core::binding_role(object).into(),
             "binding.users" => core::subjects(object, "User").into(),
             "binding.groups" => core::subjects(object, "Group").into(),
