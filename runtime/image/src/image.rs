@@ -16,10 +16,12 @@ impl Digest {
     #[must_use]
     pub fn hex(&self) -> String {
         use fmt::Write as _;
-        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        self.0
+            .iter()
+            .fold(String::with_capacity(64), |mut hex, byte| {
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            })
     }
 }
 
@@ -39,7 +41,9 @@ impl FromStr for Digest {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Digest, &'static str> {
-        let hex = text.strip_prefix("sha256:").ok_or("only sha256 digests are supported")?;
+        let hex = text
+            .strip_prefix("sha256:")
+            .ok_or("only sha256 digests are supported")?;
         if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err("a sha256 digest has 64 lower-case hexadecimal digits");
         }

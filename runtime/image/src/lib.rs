@@ -6,10 +6,18 @@
 //! **Invariant:** what an archive says is used only after its digest was verified, and an archive's path is only ever
 //! walked below its layer's own folder. **Invariant:** an image is there whole or not at all, whenever a crash came.
 
+mod archive;
+pub mod compose;
+mod digest;
+mod document;
 mod error;
 mod image;
 mod reference;
+mod save;
+mod split;
 mod store;
+mod tree;
+mod unpack;
 mod user;
 
 pub use error::{ImageError, OpenError, ReferenceError, UserError};

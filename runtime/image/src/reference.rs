@@ -57,19 +57,28 @@ impl FromStr for Reference {
         // A colon after the last slash begins the tag; one before it is a registry's port.
         let name_start = rest.rfind('/').map_or(0, |slash| slash + 1);
         let (name, tag) = match rest[name_start..].find(':') {
-            Some(colon) => (&rest[..name_start + colon], Some(&rest[name_start + colon + 1..])),
+            Some(colon) => (
+                &rest[..name_start + colon],
+                Some(&rest[name_start + colon + 1..]),
+            ),
             None => (rest, None),
         };
         let (registry, path) = match name.split_once('/') {
             Some((first, path))
-                if first.contains(['.', ':']) || first == "localhost" || first != first.to_lowercase() =>
+                if first.contains(['.', ':'])
+                    || first == "localhost"
+                    || first != first.to_lowercase() =>
             {
                 (first, path)
             }
             _ => ("docker.io", name),
         };
         // Docker's first name for it.
-        let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
+        let registry = if registry == "index.docker.io" {
+            "docker.io"
+        } else {
+            registry
+        };
         if !is_registry(registry) {
             return Err(refuse("the registry's name is not valid"));
         }
@@ -77,7 +86,9 @@ impl FromStr for Reference {
             return Err(refuse("the name is empty"));
         }
         if !path.split('/').all(is_component) {
-            return Err(refuse("a name has lower-case letters, digits and single separators (. _ __ -)"));
+            return Err(refuse(
+                "a name has lower-case letters, digits and single separators (. _ __ -)",
+            ));
         }
         if path.len() > 255 {
             return Err(refuse("the name is longer than 255 characters"));
@@ -127,7 +138,10 @@ fn is_registry(text: &str) -> bool {
     if port.is_some_and(|port| port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit())) {
         return false;
     }
-    if let Some(v6) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+    if let Some(v6) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
         return v6.parse::<std::net::Ipv6Addr>().is_ok();
     }
     host.split('.').all(|label| {
@@ -168,7 +182,11 @@ mod tests {
     fn names_become_what_docker_makes_of_them() {
         let hex = "a".repeat(64);
         let check = |text: &str, expect: &str| {
-            assert_eq!(text.parse::<Reference>().unwrap().to_string(), expect, "{text}");
+            assert_eq!(
+                text.parse::<Reference>().unwrap().to_string(),
+                expect,
+                "{text}"
+            );
         };
         check("nginx", "docker.io/library/nginx:latest");
         check("nginx:1.27", "docker.io/library/nginx:1.27");
@@ -176,19 +194,50 @@ mod tests {
         check("index.docker.io/nginx", "docker.io/library/nginx:latest");
         check("localhost/app", "localhost/app:latest");
         check("localhost:5000/app:v1", "localhost:5000/app:v1");
-        check("reg.example/a/b__c/d-e.f:X_1.2-3", "reg.example/a/b__c/d-e.f:X_1.2-3");
+        check(
+            "reg.example/a/b__c/d-e.f:X_1.2-3",
+            "reg.example/a/b__c/d-e.f:X_1.2-3",
+        );
         check("[::1]:5000/app", "[::1]:5000/app:latest");
-        check(&format!("nginx@sha256:{hex}"), &format!("docker.io/library/nginx@sha256:{hex}"));
-        check(&format!("a/b:t@sha256:{hex}"), &format!("docker.io/a/b:t@sha256:{hex}"));
+        check(
+            &format!("nginx@sha256:{hex}"),
+            &format!("docker.io/library/nginx@sha256:{hex}"),
+        );
+        check(
+            &format!("a/b:t@sha256:{hex}"),
+            &format!("docker.io/a/b:t@sha256:{hex}"),
+        );
         // What it says reads back as itself.
-        check("docker.io/library/nginx:latest", "docker.io/library/nginx:latest");
+        check(
+            "docker.io/library/nginx:latest",
+            "docker.io/library/nginx:latest",
+        );
     }
 
     #[test]
     fn names_that_make_no_sense_are_refused() {
         for text in [
-            "", ":", "/", "a/", "/a", "A", "a:", "a:.x", "a b", "a..b", "a___b", "-a", "a-", "a@sha256:12", "a@md5:00",
-            "a//b", "x.y:port/a", "a:b/c d", "../a", "a/../b", "x_y.z/a:b:c",
+            "",
+            ":",
+            "/",
+            "a/",
+            "/a",
+            "A",
+            "a:",
+            "a:.x",
+            "a b",
+            "a..b",
+            "a___b",
+            "-a",
+            "a-",
+            "a@sha256:12",
+            "a@md5:00",
+            "a//b",
+            "x.y:port/a",
+            "a:b/c d",
+            "../a",
+            "a/../b",
+            "x_y.z/a:b:c",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
         }
