@@ -76,6 +76,70 @@ impl Expectations {
     }
 }
 
+/// A controller's own writes to objects that it counts in its next turn, until the store shows
+/// them: a turn on older copies would give out the same room twice.
+#[derive(Default)]
+pub(crate) struct Writes(Mutex<HashMap<ObjectKey, Unseen>>);
+
+struct Unseen {
+    versions: HashMap<String, u64>,
+    since: Instant,
+}
+
+fn version(resource_version: Option<&str>) -> u64 {
+    resource_version.and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+impl Writes {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Unseen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `owner` wrote the object `name`, which has this version since.
+    pub(crate) fn written(&self, owner: &ObjectKey, name: &str, resource_version: Option<&str>) {
+        let mut all = self.lock();
+        let unseen = all.entry(owner.clone()).or_insert_with(|| Unseen {
+            versions: HashMap::new(),
+            since: Instant::now(),
+        });
+        unseen
+            .versions
+            .insert(name.to_owned(), version(resource_version));
+        unseen.since = Instant::now();
+    }
+
+    /// How long to wait for the writes that `seen` (an object's version in the store) lacks;
+    /// `None` when all are there, or have been missing for so long that something ate them.
+    pub(crate) fn unseen(
+        &self,
+        owner: &ObjectKey,
+        seen: impl Fn(&str) -> Option<String>,
+    ) -> Option<Duration> {
+        let mut all = self.lock();
+        let unseen = all.get_mut(owner)?;
+        unseen
+            .versions
+            .retain(|name, written| version(seen(name).as_deref()) < *written);
+        let left = GIVEN_UP_AFTER.checked_sub(unseen.since.elapsed());
+        if unseen.versions.is_empty() || left.is_none() {
+            all.remove(owner);
+            return None;
+        }
+        left
+    }
+
+    /// The object is gone: its writes won't be seen any more.
+    pub(crate) fn gone(&self, owner: &ObjectKey, name: &str) {
+        if let Some(unseen) = self.lock().get_mut(owner) {
+            unseen.versions.remove(name);
+        }
+    }
+
+    pub(crate) fn forget(&self, owner: &ObjectKey) {
+        self.lock().remove(owner);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ use crate::common::{
     Attempt, Context, Failed, Matcher, controller_of, controller_reference, is_controlled_by,
     is_finished, is_namespace_terminating, message_of, now, orphans_of, write_status,
 };
+use crate::expectations::Writes;
 use k8s_openapi::api::{
     apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
     core::v1::Pod,
@@ -35,6 +36,7 @@ struct Controller {
     sets: Index<ReplicaSet>,
     all_sets: Shared<ReplicaSet>,
     pods: Index<Pod>,
+    writes: Writes,
     recorder: Recorder,
 }
 
@@ -49,6 +51,7 @@ pub(crate) async fn run(context: Context) {
         sets: context.sets_by_controller.clone(),
         all_sets: sets.clone(),
         pods: context.pods_by_controller.clone(),
+        writes: Writes::default(),
         recorder: Recorder::new(context.client.clone(), "deployment-controller", None),
     });
     let (deployment_queue, set_queue, pod_queue) = (queue.clone(), queue.clone(), queue.clone());
@@ -76,6 +79,9 @@ impl Controller {
     fn on_set(&self, change: &Change<ReplicaSet>, queue: &Queue<ObjectKey>) {
         let owners = [change.old(), change.new()].into_iter().flatten();
         for key in owners.filter_map(|set| owner_key(set)) {
+            if change.new().is_none() {
+                self.writes.gone(&key, &change.object().name_any());
+            }
             queue.add(key);
         }
         let Some(set) = change.new() else {
@@ -118,8 +124,13 @@ impl Controller {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Failed> {
         let Some(deployment) = self.deployments.get_key(key) else {
+            self.writes.forget(key);
             return Ok(Next::OnChange);
         };
+        let seen = |set: &str| self.all_sets.get(&key.namespace, set)?.resource_version();
+        if let Some(left) = self.writes.unseen(key, seen) {
+            return Ok(Next::After(left));
+        }
         let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
         if selector.is_none_or(|selector| *selector == Default::default()) {
             let message =
@@ -221,9 +232,11 @@ impl Controller {
                     },
                 });
                 let params = PatchParams::default();
-                api.patch(&set_name, &params, &Patch::Merge(&patch))
+                let written = api
+                    .patch(&set_name, &params, &Patch::Merge(&patch))
                     .await
                     .attempt(|| format!("scaling ReplicaSet {namespace}/{set_name}"))?;
+                self.wrote(deployment, &written);
                 if from != to {
                     self.scaled(deployment, &set_name, from, to);
                 }
@@ -260,7 +273,8 @@ impl Controller {
         let name = set.name_any();
         let attempted = || format!("creating ReplicaSet {name}");
         let error = match api.create(&PostParams::default(), set).await {
-            Ok(_) => {
+            Ok(written) => {
+                self.wrote(deployment, &written);
                 self.scaled(deployment, &name, 0, size(set));
                 return Ok(());
             }
@@ -272,6 +286,7 @@ impl Controller {
             let template = deployment.spec.as_ref().map(|spec| &spec.template);
             if ours && template.is_some_and(|template| revision::is_from(&known, template)) {
                 // An earlier turn made it; the store will show it.
+                self.wrote(deployment, &known);
                 return Ok(());
             }
             // Somebody else's set has the name: another hash next time.
@@ -294,6 +309,12 @@ impl Controller {
             message,
         );
         Err(error).attempt(attempted)
+    }
+
+    fn wrote(&self, deployment: &Deployment, set: &ReplicaSet) {
+        let version = set.metadata.resource_version.as_deref();
+        let owner = ObjectKey::of(deployment);
+        self.writes.written(&owner, &set.name_any(), version);
     }
 
     fn scaled(&self, deployment: &Deployment, set: &str, from: i32, to: i32) {

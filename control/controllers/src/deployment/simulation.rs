@@ -2,7 +2,8 @@
 //! pods than surge allows exist, and no fewer than allowed are available.
 //!
 //! Each party sees its own, possibly old, copy: the deployment's turn sees sets as they were when
-//! last looked at, and its writes to a set fail when the set has changed since; a set's turn
+//! last looked at (but for its own writes, which it waits to see), and its writes to a set fail
+//! when the set has changed since; a set's turn
 //! brings its pods and status in line. Time stands still but for what the steps do.
 
 use super::{
@@ -10,7 +11,9 @@ use super::{
     scale::{Strategy, size, strategy},
     tests::{deployment, now, rolling},
 };
+use crate::expectations::Writes;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetStatus};
+use kernelet_client::ObjectKey;
 use proptest::prelude::*;
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc};
@@ -29,6 +32,7 @@ struct Cluster {
     seen: BTreeMap<String, ReplicaSet>,
     pods: BTreeMap<String, Pods>,
     version: i64,
+    writes: Writes,
 }
 
 impl Cluster {
@@ -39,6 +43,7 @@ impl Cluster {
             seen: BTreeMap::new(),
             pods: BTreeMap::new(),
             version: 0,
+            writes: Writes::default(),
         }
     }
 
@@ -55,6 +60,13 @@ impl Cluster {
         self.sets.insert(name, set);
     }
 
+    fn write(&mut self, key: &ObjectKey, set: ReplicaSet) {
+        let name = set.metadata.name.clone().expect("sets are named");
+        self.store(set);
+        let version = self.version.to_string();
+        self.writes.written(key, &name, Some(&version));
+    }
+
     fn see(&mut self, at: usize) {
         let names: Vec<_> = self.sets.keys().chain(self.seen.keys()).cloned().collect();
         if names.is_empty() {
@@ -68,6 +80,11 @@ impl Cluster {
     }
 
     fn deployment_turn(&mut self) {
+        let key = ObjectKey::of(&self.deployment);
+        let seen = |name: &str| self.seen.get(name)?.metadata.resource_version.clone();
+        if self.writes.unseen(&key, seen).is_some() {
+            return;
+        }
         let sets: Vec<_> = self.seen.values().cloned().map(Arc::new).collect();
         let pods = &self.pods;
         let runs = |uid: &str| pods.get(uid).is_some_and(|p| p.ready + p.starting > 0);
@@ -78,7 +95,7 @@ impl Cluster {
                     let name = set.metadata.name.clone().expect("sets are named");
                     let free = !self.sets.contains_key(&name);
                     if free {
-                        self.store(*set);
+                        self.write(&key, *set);
                     }
                     free
                 }
@@ -87,13 +104,14 @@ impl Cluster {
                     let version = self.sets.get(&name).map(|s| &s.metadata.resource_version);
                     let fresh = version == Some(&set.metadata.resource_version);
                     if fresh {
-                        self.store(*set);
+                        self.write(&key, *set);
                     }
                     fresh
                 }
                 Action::Delete(name) => {
                     self.sets.remove(&name);
                     self.pods.remove(&name);
+                    self.writes.gone(&key, &name);
                     true
                 }
                 Action::Revision(_) => true,
@@ -179,7 +197,7 @@ fn limits(deployment: &Deployment, replicas: i32) -> (i32, i32) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn a_rolling_update_keeps_within_surge_and_unavailable(
