@@ -6,7 +6,9 @@
 mod common;
 mod config;
 mod deployment;
+mod endpoints;
 mod expectations;
+mod namespace_defaults;
 mod replicaset;
 mod run;
 

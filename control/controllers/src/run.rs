@@ -1,6 +1,8 @@
 //! Starts every controller on the process's shared watches.
 
-use crate::{ControllersConfig, common::Context, deployment, replicaset};
+use crate::{
+    ControllersConfig, common::Context, deployment, endpoints, namespace_defaults, replicaset,
+};
 use kernelet_client::Informers;
 use kube::Client;
 use tokio::task::JoinSet;
@@ -28,13 +30,16 @@ pub async fn run(
 pub async fn run_shared(
     client: Client,
     informers: &Informers,
-    _config: ControllersConfig,
+    config: ControllersConfig,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let context = Context::new(client, informers, shutdown.clone());
     let mut set = JoinSet::new();
     set.spawn(deployment::run(context.clone()));
     set.spawn(replicaset::run(context.clone()));
+    set.spawn(endpoints::run(context.clone()));
+    let ca_pem = config.ca.cert_pem().to_owned();
+    set.spawn(namespace_defaults::run(context.clone(), ca_pem));
     while let Some(ended) = set.join_next().await {
         ended.map_err(RunError::Panicked)?;
     }
