@@ -14,4 +14,4 @@ pub use ca::{Ca, CsrError, IdentitySpec, Lifetimes, PkiError, ServiceAccountKeys
 pub use files::{Identity, write_private, write_public};
 pub use kubeconfig::{KubeConfig, Login};
 pub use serve::{PeerCertificates, RemoteAddr, ServeLimits, serve_tls};
-pub use tls::{PeerIdentity, TlsError, client_config, peer_identity, server_config};
+pub use tls::{PeerIdentity, TlsError, client_config, csr_identity, peer_identity, server_config};

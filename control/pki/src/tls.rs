@@ -95,8 +95,19 @@ pub fn peer_identity(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
     (!identity.common_name.is_empty()).then_some(identity)
 }
 
+/// Whom a certificate signing request (PEM) names; `None` when it is no request.
+pub fn csr_identity(csr_pem: &str) -> Option<PeerIdentity> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(csr_pem.as_bytes()).ok()?;
+    let (_, request) =
+        x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents).ok()?;
+    Some(identity_in(&request.certification_request_info.subject))
+}
+
 pub(crate) fn identity_of(certificate: &X509Certificate<'_>) -> PeerIdentity {
-    let subject = certificate.subject();
+    identity_in(certificate.subject())
+}
+
+fn identity_in(subject: &x509_parser::x509::X509Name<'_>) -> PeerIdentity {
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
         attribute.as_str().map(str::to_owned).ok()
     };

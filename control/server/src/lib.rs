@@ -8,15 +8,30 @@
 //! **Invariant:** nobody but this crate opens the store.
 //! **Invariant:** there is no way to switch authentication or authorisation off.
 
+mod admission;
+mod authn;
+mod authz;
 mod body;
+mod bootstrap;
+mod cache;
 mod config;
+mod gzip;
+mod handler;
+mod http;
+mod kubelet;
+mod leases;
+mod meta_api;
+mod metrics;
+mod pipeline;
 mod query;
+mod registry;
 mod request;
 mod server;
+mod state;
 mod user;
 
+pub use body::{BoxError, ResponseBody};
 pub use config::{Cidr, CidrError, ServerConfig};
-pub use request::RequestInfo;
-pub use body::ResponseBody;
+pub use meta_api::GIT_VERSION;
 pub use server::{InProcess, Server, StartError};
 pub use user::UserInfo;

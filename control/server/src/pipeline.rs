@@ -1,0 +1,292 @@
+//! A request's way through the server: parse → authenticate → impersonate → authorise → read → handle → answer.
+//!
+//! In process or over TLS, the way is the same; only where the identity comes from differs.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, request::Parts};
+use http_body::Body;
+use kernelet_api::ApiError;
+use kernelet_pki::PeerCertificates;
+use tokio::time;
+
+use crate::{
+    authz::{Attributes, Decision, Target},
+    body::{self, BoxError, ReadError, ResponseBody},
+    handler::{self, Call, Failure},
+    http::{
+        negotiate::{self, Endpoint, Output},
+        respond,
+    },
+    meta_api,
+    metrics::RequestLabels,
+    query::Query,
+    request::RequestInfo,
+    state::State,
+    user::UserInfo,
+};
+
+/// Requests that aren't watches or followed logs are answered in this time.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer URIs are refused.
+const MAX_URI: usize = 16 * 1024;
+
+/// Answers one request. `user` is given by the in-process transport; over the network it is established here.
+pub async fn serve<B>(state: Arc<State>, user: Option<Arc<UserInfo>>, request: Request<B>) -> Response<ResponseBody>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    let started = Instant::now();
+    let _inflight = state.metrics.request_started();
+    let (parts, body) = request.into_parts();
+    let head = parts.method == Method::HEAD;
+    let mut labels = RequestLabels {
+        verb: parts.method.as_str().to_ascii_lowercase(),
+        group: String::new(),
+        version: String::new(),
+        resource: String::new(),
+        subresource: String::new(),
+        scope: "",
+        code: 0,
+    };
+    let run = answer(&state, user, &parts, body, &mut labels);
+    let mut response = match AssertUnwindSafe(run).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_default();
+            tracing::error!(method = %parts.method, uri = %parts.uri, panic = %text, "a request's handler panicked");
+            failure(&state, &parts.headers, &ApiError::internal("the request's handler panicked; see the server's log").into())
+        }
+    };
+    if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+        response.headers_mut().insert("audit-id", id);
+    }
+    labels.code = response.status().as_u16();
+    state.metrics.request_done(labels, started.elapsed());
+    if head {
+        *response.body_mut() = ResponseBody::empty();
+    }
+    response
+}
+
+async fn answer<B>(
+    state: &Arc<State>,
+    user: Option<Arc<UserInfo>>,
+    parts: &Parts,
+    body: B,
+    labels: &mut RequestLabels,
+) -> Response<ResponseBody>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    match try_answer(state, user, parts, body, labels).await {
+        Ok(response) => response,
+        Err(error) => failure(state, &parts.headers, &error),
+    }
+}
+
+/// An error in the format that the client accepts, or in JSON.
+fn failure(state: &State, headers: &HeaderMap, failure: &Failure) -> Response<ResponseBody> {
+    let output = negotiate::output(headers, Endpoint::Object, false).unwrap_or(Output::JSON);
+    let schema = &state.registry.load().api.schema;
+    let mut response = respond::error(schema, output, &failure.error);
+    if let Some(token) = &failure.continue_token {
+        let mut status = failure.error.to_status();
+        status["metadata"] = serde_json::json!({"continue": token});
+        response = respond::value(schema, response.status(), output, &status);
+    }
+    response
+}
+
+async fn try_answer<B>(
+    state: &Arc<State>,
+    user: Option<Arc<UserInfo>>,
+    parts: &Parts,
+    body: B,
+    labels: &mut RequestLabels,
+) -> Result<Response<ResponseBody>, Failure>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    if parts.uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI) {
+        return Err(ApiError::new(414, "", format!("the request's URI is longer than {MAX_URI} bytes")).into());
+    }
+    let user = match user {
+        Some(user) => user,
+        None => authenticate(state, parts)?,
+    };
+    let bad = |error: &dyn std::fmt::Display| ApiError::bad_request(error.to_string());
+    let query = Query::parse(parts.uri.query().unwrap_or_default()).map_err(|error| bad(&error))?;
+    let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query).map_err(|error| bad(&error))?;
+    label(labels, &info);
+    let user = impersonate(state, user, &parts.headers)?;
+    state.authz.check(&user, &info, query.get("fieldSelector").unwrap_or_default())?;
+    let Some(target) = info.resource else {
+        return Ok(meta_api::handle(state, &parts.method, &info.path, &query, &parts.headers).await?);
+    };
+    let snapshot = state.registry.load_full();
+    let served = snapshot
+        .get(&target.gvr.group, &target.gvr.resource)
+        .filter(|served| served.version(&target.gvr.version).is_some())
+        .cloned()
+        .ok_or_else(ApiError::page_not_found)?;
+    let body = match time::timeout(REQUEST_TIMEOUT, body::read(body)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(ReadError::TooLarge)) => {
+            let limit = body::MAX_REQUEST_BYTES;
+            return Err(ApiError::too_large(format!("limit is {limit}")).into());
+        }
+        Ok(Err(error)) => return Err(bad(&error).into()),
+        Err(_) => return Err(ApiError::new(408, "Timeout", "the request's body did not arrive in time").into()),
+    };
+    let call = Call {
+        state: state.clone(),
+        snapshot,
+        served,
+        user,
+        verb: info.verb,
+        target,
+        query,
+        headers: parts.headers.clone(),
+        body,
+        warnings: Mutex::default(),
+    };
+    let mut response = match time::timeout(timeout(&call)?, handler::handle(&call)).await {
+        Ok(response) => response?,
+        Err(_) => return Err(ApiError::timeout("request did not complete within the allotted timeout", 0).into()),
+    };
+    let warnings = call.warnings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut told: Vec<String> = Vec::new();
+    for warning in warnings {
+        // A patch that was tried again noted its warnings again.
+        if !told.contains(&warning) {
+            told.push(warning);
+        }
+    }
+    respond::warn(&mut response, &told);
+    Ok(response)
+}
+
+fn label(labels: &mut RequestLabels, info: &RequestInfo) {
+    labels.verb = info.verb.to_owned();
+    if let Some(target) = &info.resource {
+        labels.group.clone_from(&target.gvr.group);
+        labels.version.clone_from(&target.gvr.version);
+        labels.resource.clone_from(&target.gvr.resource);
+        labels.subresource.clone_from(&target.subresource);
+        labels.scope = match (target.name.is_empty(), target.namespace.is_empty()) {
+            (false, _) => "resource",
+            (true, false) => "namespace",
+            (true, true) => "cluster",
+        };
+    }
+}
+
+/// `timeout=5s`, if it is shorter than the server's own.
+fn timeout(call: &Call) -> Result<Duration, ApiError> {
+    let Some(text) = call.query.non_empty("timeout") else {
+        return Ok(REQUEST_TIMEOUT);
+    };
+    let invalid = || ApiError::bad_request(format!("invalid timeout specified in the request URL: time: invalid duration {text:?}"));
+    let duration = if text.bytes().all(|b| b.is_ascii_digit()) {
+        Duration::from_secs(text.parse().map_err(|_| invalid())?)
+    } else {
+        let span: jiff::SignedDuration = text.parse().map_err(|_| invalid())?;
+        Duration::try_from(span).map_err(|_| invalid())?
+    };
+    Ok(if duration.is_zero() { REQUEST_TIMEOUT } else { duration.min(REQUEST_TIMEOUT) })
+}
+
+fn authenticate(state: &State, parts: &Parts) -> Result<Arc<UserInfo>, ApiError> {
+    state.authn.authenticate(&parts.headers, parts.extensions.get::<PeerCertificates>()).map(Arc::new).map_err(|error| {
+        tracing::debug!(uri = %parts.uri, %error, "a request has no identity");
+        ApiError::unauthorized()
+    })
+}
+
+/// `Impersonate-User` and its like: allowed to whoever may `impersonate` each of them.
+fn impersonate(state: &State, user: Arc<UserInfo>, headers: &HeaderMap) -> Result<Arc<UserInfo>, ApiError> {
+    let text = |value: &HeaderValue| value.to_str().map(str::to_owned).map_err(|_| ApiError::bad_request("an Impersonate header is not text"));
+    let one = |name: &str| headers.get(name).map(text).transpose();
+    let name = one("impersonate-user")?.unwrap_or_default();
+    let uid = one("impersonate-uid")?.unwrap_or_default();
+    let groups = headers.get_all("impersonate-group").iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    let mut extra: Vec<(String, String)> = Vec::new();
+    for (header, value) in headers {
+        if let Some(key) = header.as_str().strip_prefix("impersonate-extra-") {
+            let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
+            extra.push((key, text(value)?));
+        }
+    }
+    if name.is_empty() {
+        if groups.is_empty() && uid.is_empty() && extra.is_empty() {
+            return Ok(user);
+        }
+        return Err(ApiError::new(
+            500,
+            "InternalError",
+            "requested impersonation of groups, uid or extra without impersonating a user",
+        ));
+    }
+    let check = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
+        let attributes = Attributes {
+            user: &user,
+            verb: "impersonate",
+            target: Target::Resource {
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                field_selector: "",
+            },
+        };
+        match state.authz.decide(&attributes) {
+            Decision::Allow(_) => Ok(()),
+            Decision::No(reason) => Err(attributes.forbidden(&reason)),
+        }
+    };
+    let mut other = UserInfo {
+        name,
+        uid,
+        groups,
+        ..UserInfo::default()
+    };
+    match other.as_service_account().map(|(namespace, account)| (namespace.to_owned(), account.to_owned())) {
+        Some((namespace, account)) => {
+            check("", "serviceaccounts", "", &namespace, &account)?;
+            if other.groups.is_empty() {
+                other.groups = UserInfo::service_account(&namespace, &account, "").groups;
+            }
+        }
+        None => check("", "users", "", "", &other.name)?,
+    }
+    for group in &other.groups {
+        let implied = other.as_service_account().is_some() && group.starts_with("system:serviceaccounts");
+        if !implied && group != crate::user::SYSTEM_AUTHENTICATED {
+            check("", "groups", "", "", group)?;
+        }
+    }
+    if !other.uid.is_empty() {
+        check("authentication.k8s.io", "uids", "", "", &other.uid)?;
+    }
+    for (key, value) in extra {
+        check("authentication.k8s.io", "userextras", &key, "", &value)?;
+        other.extra.entry(key).or_default().push(value);
+    }
+    other.authenticated();
+    Ok(Arc::new(other))
+}
