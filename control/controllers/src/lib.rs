@@ -8,7 +8,10 @@ mod config;
 mod deployment;
 mod endpoints;
 mod expectations;
+mod garbage;
+mod inventory;
 mod namespace_defaults;
+mod namespaces;
 mod replicaset;
 mod run;
 

@@ -1,7 +1,8 @@
 //! Starts every controller on the process's shared watches.
 
 use crate::{
-    ControllersConfig, common::Context, deployment, endpoints, namespace_defaults, replicaset,
+    ControllersConfig, common::Context, deployment, endpoints, garbage, inventory::Inventory,
+    namespace_defaults, namespaces, replicaset,
 };
 use kernelet_client::Informers;
 use kube::Client;
@@ -40,6 +41,15 @@ pub async fn run_shared(
     set.spawn(endpoints::run(context.clone()));
     let ca_pem = config.ca.cert_pem().to_owned();
     set.spawn(namespace_defaults::run(context.clone(), ca_pem));
+    let everything = context.clone();
+    set.spawn(async move {
+        if let Some(inventory) = Inventory::start(&everything).await {
+            tokio::join!(
+                garbage::run(everything.clone(), inventory.clone()),
+                namespaces::run(everything, inventory),
+            );
+        }
+    });
     while let Some(ended) = set.join_next().await {
         ended.map_err(RunError::Panicked)?;
     }
