@@ -1,6 +1,9 @@
 //! What the agent is told when it starts, and why it may not start.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use kernelet_net_plan::Cidr;
 
@@ -30,28 +33,26 @@ pub struct NetConfig {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("load the eBPF programs")]
+    #[error("bring up the data plane")]
     Maps(#[from] kernelet_maps::LoadError),
-    #[error("{step}")]
-    Link {
-        step: &'static str,
-        #[source]
-        source: kernelet_link::LinkError,
-    },
+    #[error("write the data plane's maps")]
+    Entry(#[from] kernelet_maps::EntryError),
+    #[error("set up the node's network")]
+    Link(#[from] kernelet_link::LinkError),
     #[error("{step}")]
     Io {
-        step: &'static str,
+        step: String,
         #[source]
         source: std::io::Error,
     },
     #[error("start the cluster DNS on {address}")]
     Dns {
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error(
-        "a connection through the data plane did not reach its backend: {reason}; Services would not work"
+        "a connection through the data plane did not reach its backend, so Services would not work: {reason}"
     )]
     Canary { reason: String },
 }

@@ -78,26 +78,23 @@ fn decode(body: &[u8]) -> Option<UdpSocketObserved> {
     })
 }
 
-/// Ends the sockets with these cookies; how many there were. One that closed meanwhile is no error.
-pub fn destroy_udp(cookies: &HashSet<u64>) -> Result<usize, LinkError> {
-    let wanted: Vec<_> = connected_udp()?
+/// Ends the sockets with these cookies that are still connected to these peers; how many there were.
+/// One that closed meanwhile is no error.
+pub fn destroy_udp(wanted: &HashSet<(u64, IpAddr, u16)>) -> Result<usize, LinkError> {
+    let found: Vec<_> = connected_udp()?
         .into_iter()
-        .filter(|socket| cookies.contains(&socket.cookie))
+        .filter(|socket| wanted.contains(&(socket.cookie, socket.peer, socket.peer_port)))
         .collect();
-    let messages = wanted
+    let messages = found
         .iter()
         .map(|socket| {
             let body = request(socket.family, ESTABLISHED, &socket.id);
-            Message::new(
-                SOCK_DESTROY,
-                0,
-                body,
-                format!("end the UDP socket to {}:{}", socket.peer, socket.peer_port),
-            )
+            let what = format!("end the UDP socket to {}:{}", socket.peer, socket.peer_port);
+            Message::new(SOCK_DESTROY, 0, body, what)
         })
         .collect();
     Netlink::open(NETLINK_SOCK_DIAG)?.apply(messages, |_, error| {
         error.raw_os_error() == Some(libc::ENOENT)
     })?;
-    Ok(wanted.len())
+    Ok(found.len())
 }

@@ -88,6 +88,9 @@ impl Netlink {
         messages: Vec<Message>,
         forgive: impl Fn(&Message, &io::Error) -> bool,
     ) -> Result<(), LinkError> {
+        if messages.is_empty() {
+            return Ok(());
+        }
         let first = self.sequence;
         let mut buffer = Vec::new();
         for message in &messages {

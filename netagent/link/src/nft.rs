@@ -269,6 +269,8 @@ pub struct Firewall {
     pub docker_user: bool,
     /// firewalld's table is there: its zones decide, not a policy.
     pub firewalld: bool,
+    /// Our own table is there.
+    pub own_table: bool,
 }
 
 impl Firewall {
@@ -278,7 +280,8 @@ impl Firewall {
 }
 
 /// Reads every chain of the calling thread's namespace.
-pub fn firewall() -> Result<Firewall, LinkError> {
+pub fn firewall(instance_id: &str) -> Result<Firewall, LinkError> {
+    let own = table_name(instance_id);
     let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
     let message = Message::new(
         GET_CHAIN,
@@ -297,12 +300,12 @@ pub fn firewall() -> Result<Firewall, LinkError> {
             10 => "ip6",
             _ => continue,
         };
-        read_chain(family, rest.get(3..).unwrap_or_default(), &mut found);
+        read_chain(family, &own, rest.get(3..).unwrap_or_default(), &mut found);
     }
     Ok(found)
 }
 
-fn read_chain(family: &'static str, bytes: &[u8], found: &mut Firewall) {
+fn read_chain(family: &'static str, own: &str, bytes: &[u8], found: &mut Firewall) {
     let text = |value: &[u8]| {
         String::from_utf8_lossy(value)
             .trim_end_matches('\0')
@@ -325,6 +328,7 @@ fn read_chain(family: &'static str, bytes: &[u8], found: &mut Firewall) {
     }
     found.docker_user |= family == "ip" && table == "filter" && chain == "DOCKER-USER";
     found.firewalld |= table == "firewalld";
+    found.own_table |= table == own;
     let hook = match hook {
         Some(HOOK_INPUT) => Hook::Input,
         Some(HOOK_FORWARD) => Hook::Forward,

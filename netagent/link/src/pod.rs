@@ -514,6 +514,10 @@ pub fn pod_links(instance_id: &str) -> Result<Vec<PodLinkObserved>, LinkError> {
 }
 
 /// Our host routes: destination and link.
+pub fn host_routes() -> Result<Vec<(IpAddr, u32)>, LinkError> {
+    pod_routes(&mut Netlink::route()?)
+}
+
 fn pod_routes(node: &mut Netlink) -> Result<Vec<(IpAddr, u32)>, LinkError> {
     let mut found = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {

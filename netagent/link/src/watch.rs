@@ -14,21 +14,51 @@ use netlink_sys::{
 };
 use tokio::io::unix::AsyncFd;
 
-use crate::{LinkError, netlink::split};
+use crate::{
+    LinkError,
+    netlink::{Reply, split},
+    pod::ROUTE_PROTOCOL,
+};
 
 const GROUPS_ROUTE: [u32; 5] = [1, 5, 7, 9, 11];
 const GROUP_NFTABLES: u32 = 7;
-const DEL_ROUTE: u16 = 25;
 const DEL_LINK: u16 = 17;
+const NEW_ADDRESS: u16 = 20;
+const DEL_ADDRESS: u16 = 21;
+const NEW_ROUTE: u16 = 24;
+const DEL_ROUTE: u16 = 25;
 
-/// What kind of thing changed.
+/// What kind of thing changed. Our own changes are told too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// An address, a link or a route came, or a link went.
-    pub network: bool,
-    /// A route or link was removed: perhaps one of ours.
-    pub removed: bool,
+    pub addresses: bool,
+    pub default_routes: bool,
+    /// A route with our protocol number went.
+    pub our_routes: bool,
     pub firewall: bool,
+}
+
+impl Changed {
+    /// The kernel had to drop messages: anything may have changed.
+    const ANYTHING: Self = Self {
+        addresses: true,
+        default_routes: true,
+        our_routes: true,
+        firewall: true,
+    };
+
+    fn note(&mut self, reply: &Reply) {
+        // `struct rtmsg`: family, length of the destination's prefix, …, protocol at 5.
+        let byte = |at: usize| reply.body.get(at).copied();
+        match reply.kind {
+            NEW_ADDRESS | DEL_ADDRESS => self.addresses = true,
+            NEW_ROUTE | DEL_ROUTE if byte(1) == Some(0) => self.default_routes = true,
+            DEL_ROUTE if byte(5) == Some(ROUTE_PROTOCOL) => self.our_routes = true,
+            // Routes over a link that goes are not told one by one.
+            DEL_LINK => self.our_routes = true,
+            _ => {}
+        }
+    }
 }
 
 struct Fd(Socket);
@@ -76,37 +106,41 @@ impl NetworkWatch {
     /// The next changes, as many as have come. Dropping the future loses none.
     pub async fn changed(&self) -> Result<Changed, LinkError> {
         let error = |source| LinkError::new("wait for the kernel's network changes", source);
+        let mut changed = Changed::default();
         tokio::select! {
             ready = self.route.readable() => {
                 let mut ready = ready.map_err(error)?;
-                let mut changed = Changed { network: true, ..Changed::default() };
-                let lost = drain(&self.route, |kind| {
-                    changed.removed |= matches!(kind, DEL_ROUTE | DEL_LINK);
-                })
-                .map_err(error)?;
-                // What was lost may have been a removal.
-                changed.removed |= lost;
+                drain(&self.route, &mut changed, Changed::note).map_err(error)?;
                 ready.clear_ready();
-                Ok(changed)
             }
             ready = self.netfilter.readable() => {
                 let mut ready = ready.map_err(error)?;
-                drain(&self.netfilter, |_| {}).map_err(error)?;
+                drain(&self.netfilter, &mut changed, |changed, _| changed.firewall = true)
+                    .map_err(error)?;
                 ready.clear_ready();
-                Ok(Changed { firewall: true, ..Changed::default() })
             }
         }
+        Ok(changed)
     }
 }
 
-/// Reads until nothing is left; whether the kernel had to drop messages.
-fn drain(fd: &AsyncFd<Fd>, mut each: impl FnMut(u16)) -> io::Result<bool> {
-    let mut lost = false;
+/// Reads until nothing is left.
+fn drain(
+    fd: &AsyncFd<Fd>,
+    changed: &mut Changed,
+    mut note: impl FnMut(&mut Changed, &Reply),
+) -> io::Result<()> {
     loop {
         match fd.get_ref().0.recv_from_full() {
-            Ok((datagram, _)) => split(&datagram).iter().for_each(|reply| each(reply.kind)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lost),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => lost = true,
+            Ok((datagram, _)) => {
+                split(&datagram)
+                    .iter()
+                    .for_each(|reply| note(changed, reply));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                *changed = Changed::ANYTHING;
+            }
             Err(error) => return Err(error),
         }
     }

@@ -306,8 +306,17 @@ impl DataPlane {
         entry(|| "read the UDP origins".into(), self.udp_origin.all()).map(|all| all.len())
     }
 
-    pub fn put_pod(&mut self, address: IpAddr, ifindex: u32) -> Result<(), EntryError> {
-        let value = LocalPod { ifindex, pad: 0 };
+    pub fn put_pod(
+        &mut self,
+        address: IpAddr,
+        ifindex: u32,
+        netns_cookie: u64,
+    ) -> Result<(), EntryError> {
+        let value = LocalPod {
+            ifindex,
+            pad: 0,
+            netns: netns_cookie,
+        };
         entry(
             || format!("enter pod {address}"),
             self.pods.put(address.into(), value),
@@ -322,11 +331,12 @@ impl DataPlane {
         .map(drop)
     }
 
-    pub fn pods(&self) -> Result<Vec<(IpAddr, u32)>, EntryError> {
+    /// The local pods: address, the node's end of the link, the namespace's cookie.
+    pub fn pods(&self) -> Result<Vec<(IpAddr, u32, u64)>, EntryError> {
         let all = entry(|| "read the local pods".into(), self.pods.all())?;
         Ok(all
             .into_iter()
-            .map(|(address, pod)| (address.into(), pod.ifindex))
+            .map(|(address, pod)| (address.into(), pod.ifindex, pod.netns))
             .collect())
     }
 

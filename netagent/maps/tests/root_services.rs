@@ -8,7 +8,7 @@ use std::{
 };
 
 use kernelet_ebpf_abi::{Backend, NetnsKind, Service, ServiceKey, TCP, UDP, service_flags};
-use kernelet_maps::{Bpffs, DataPlane, flows::FlowReader, netns_cookie, purge, view};
+use kernelet_maps::{DataPlane, flows::FlowReader, netns_cookie, purge, view};
 use nix::sched::{CloneFlags, unshare};
 
 fn skip(test: &str) -> bool {
@@ -101,7 +101,7 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        assert_eq!(purge(&self.id, Bpffs::WasThere), Vec::<String>::new());
+        assert_eq!(purge(&self.id, self.plane.bpffs()), Vec::<String>::new());
         assert!(
             !std::path::Path::new("/sys/fs/bpf/kernelet")
                 .join(&self.id)

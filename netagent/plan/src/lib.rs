@@ -4,10 +4,12 @@
 
 mod cidr;
 mod ipam;
+mod names;
 mod services;
 mod table;
 
 pub use cidr::{Cidr, CidrError};
 pub use ipam::{Ipam, IpamError, REST};
+pub use names::link_name;
 pub use services::{BackendSpec, NodeView, ServiceSpec, any, key, service_specs};
-pub use table::{Changes, Found, GRACE, Step, Table, TableError};
+pub use table::{Changes, Found, GRACE, RemovedUdp, Step, Table, TableError};

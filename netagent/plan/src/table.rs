@@ -58,9 +58,17 @@ pub enum Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     pub steps: Vec<Step>,
-    /// Backends that are none any more: (id, service id), UDP only. Sockets connected to them are to be
-    /// ended, once the steps are done.
-    pub removed_udp: Vec<(u32, u32)>,
+    /// UDP backends that are none any more: sockets connected to them are to be ended, once the steps
+    /// are done.
+    pub removed_udp: Vec<RemovedUdp>,
+}
+
+/// A UDP backend that is none any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemovedUdp {
+    pub id: u32,
+    pub service: u32,
+    pub backend: BackendSpec,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +96,8 @@ struct Entry {
     /// Unknown for what was found: written again when it is claimed.
     name: Option<String>,
     backends: BTreeMap<BackendSpec, u32>,
+    /// Whether the kernel is known to hold this; if not, the next `set` writes all of it anew.
+    trusted: bool,
 }
 
 /// All service entries of one instance. Times are a monotonic clock's.
@@ -144,6 +154,7 @@ impl Table {
                     service: *service,
                     name: None,
                     backends: known,
+                    trusted: true,
                 },
             );
         }
@@ -221,6 +232,16 @@ impl Table {
         (changes, result)
     }
 
+    /// A step of `owner`'s failed: nobody knows what the kernel holds of it. The next `set` writes all of
+    /// it anew, under new ids.
+    pub fn distrust(&mut self, owner: &str) {
+        for entry in self.entries.values_mut() {
+            if entry.owner.as_deref() == Some(owner) {
+                entry.trusted = false;
+            }
+        }
+    }
+
     /// Everything that is wanted has been set once: removes what nobody wants.
     pub fn finish_sync(&mut self, now: Duration) -> Changes {
         let mut changes = Changes::default();
@@ -244,6 +265,11 @@ impl Table {
         changes
     }
 
+    /// Where an entry leads now.
+    pub fn backends(&self, key: &ServiceKey) -> impl Iterator<Item = &BackendSpec> {
+        self.entries.get(key).into_iter().flat_map(|entry| entry.backends.keys())
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -263,7 +289,8 @@ impl Table {
         let steps = &mut changes.steps;
         let known = self.entries.get(&spec.key);
         let same_backends = known.is_some_and(|entry| {
-            entry.backends.len() == spec.backends.len()
+            entry.trusted
+                && entry.backends.len() == spec.backends.len()
                 && spec.backends.iter().all(|backend| entry.backends.contains_key(backend))
                 // What was found may name ids that were lost.
                 && entry.service.count as usize == entry.backends.len()
@@ -286,6 +313,7 @@ impl Table {
             flags: spec.flags,
         };
         let old = known.cloned();
+        let trusted = old.as_ref().filter(|entry| entry.trusted);
         let mut backends = BTreeMap::new();
         if same_backends {
             let entry = old
@@ -333,7 +361,7 @@ impl Table {
                 name: spec.name.clone(),
             });
         }
-        if old.as_ref().is_none_or(|entry| entry.service != service) {
+        if trusted.is_none_or(|entry| entry.service != service) {
             steps.push(Step::PutService {
                 key: spec.key,
                 service,
@@ -344,8 +372,8 @@ impl Table {
                 self.rest(entry.service.extent, entry.service.count, now);
             }
             for (backend, backend_id) in &entry.backends {
-                if !backends.contains_key(backend) {
-                    self.remove_backend(*backend_id, id, spec.key.protocol, changes);
+                if backends.get(backend) != Some(backend_id) {
+                    self.remove_backend(*backend_id, *backend, id, spec.key.protocol, changes);
                 }
             }
         }
@@ -354,6 +382,7 @@ impl Table {
             service,
             name: Some(spec.name.clone()),
             backends,
+            trusted: true,
         };
         self.entries.insert(spec.key, entry);
         Ok(())
@@ -364,8 +393,8 @@ impl Table {
             return;
         };
         changes.steps.push(Step::RemoveService { key });
-        for id in entry.backends.values() {
-            self.remove_backend(*id, entry.service.id, key.protocol, changes);
+        for (backend, id) in &entry.backends {
+            self.remove_backend(*id, *backend, entry.service.id, key.protocol, changes);
         }
         changes.steps.push(Step::RemoveName {
             id: entry.service.id,
@@ -374,11 +403,22 @@ impl Table {
         self.rest(entry.service.extent, entry.service.count, now);
     }
 
-    fn remove_backend(&mut self, id: u32, service: u32, protocol: u8, changes: &mut Changes) {
+    fn remove_backend(
+        &mut self,
+        id: u32,
+        backend: BackendSpec,
+        service: u32,
+        protocol: u8,
+        changes: &mut Changes,
+    ) {
         changes.steps.push(Step::RemoveBackend { id });
         self.backend_ids.remove(&id);
         if protocol == kernelet_ebpf_abi::UDP {
-            changes.removed_udp.push((id, service));
+            changes.removed_udp.push(RemovedUdp {
+                id,
+                service,
+                backend,
+            });
         }
     }
 

@@ -150,7 +150,15 @@ fn a_backend_goes_only_after_the_commit_and_udp_ones_are_named() {
         })
         .collect();
     assert_eq!(kinds, ["backend", "extent", "service", "remove"]);
-    assert_eq!(changes.removed_udp, [(1, 1)]);
+    let backend = *spec(1, UDP, &[1]).backends.first().expect("one");
+    assert_eq!(
+        changes.removed_udp,
+        [RemovedUdp {
+            id: 1,
+            service: 1,
+            backend
+        }]
+    );
 }
 
 #[test]
@@ -171,7 +179,10 @@ fn a_full_array_is_an_error_that_names_the_service_and_changes_nothing() {
         })
     );
     // What rests is free again after its time.
-    table.set("default/a", &[], NOW).1.expect("nothing to place");
+    table
+        .set("default/a", &[], NOW)
+        .1
+        .expect("nothing to place");
     let (_, result) = table.set("default/b", &[spec(2, TCP, &[1, 2, 3, 4])], NOW);
     assert!(result.is_err());
     let (_, result) = table.set("default/b", &[spec(2, TCP, &[1, 2, 3, 4])], NOW + GRACE);
@@ -198,6 +209,23 @@ fn an_address_that_moves_to_another_service_is_not_taken_away_by_the_first() {
         kernel.read(&spec(1, TCP, &[]).key),
         Some(spec(1, TCP, &[2]).backends)
     );
+}
+
+#[test]
+fn after_a_failed_step_everything_of_the_owner_is_written_anew() {
+    let mut table = Table::default();
+    let wanted = [spec(1, UDP, &[1, 2])];
+    // The kernel saw nothing of it.
+    table.set("default/a", &wanted, NOW).1.expect("room");
+    table.distrust("default/a");
+    let (changes, result) = table.set("default/a", &wanted, NOW);
+    assert_eq!(result, Ok(()));
+    let puts = |wanted: fn(&Step) -> bool| changes.steps.iter().filter(|step| wanted(step)).count();
+    assert_eq!(puts(|step| matches!(step, Step::PutBackend { .. })), 2);
+    assert_eq!(puts(|step| matches!(step, Step::PutName { .. })), 1);
+    assert_eq!(puts(|step| matches!(step, Step::PutService { .. })), 1);
+    assert_eq!(puts(|step| matches!(step, Step::RemoveBackend { .. })), 2);
+    assert_eq!(table.set("default/a", &wanted, NOW).0, Changes::default());
 }
 
 #[derive(Clone, Debug)]

@@ -1,0 +1,268 @@
+//! Attaching and detaching pods: addresses, links, and the pods' entries in the data plane.
+//!
+//! Each step may be the last one before a crash, and each can be repeated: what is there is found by
+//! the link's alias and the routes over it, never by a file.
+
+use std::{net::IpAddr, os::fd::AsFd};
+
+use kernelet_attach::{AttachError, AttachRequest, Attached, PodId, Protocol};
+use kernelet_ebpf_abi::{NetnsKind, TCP, UDP, service_flags};
+use kernelet_link::{LinkError, PodLink, connect_pod, disconnect_pod, pod_links};
+use kernelet_net_plan::{BackendSpec, IpamError, ServiceSpec, any, key, link_name};
+use tracing::{info, warn};
+
+use crate::kernel::{Kernel, Pod};
+
+/// What all pods of the node share.
+#[derive(Clone, Debug)]
+pub struct PodDefaults {
+    pub instance_id: String,
+    pub node_ip: IpAddr,
+    pub mtu: u32,
+}
+
+fn step<E: std::error::Error + Send + Sync + 'static>(
+    step: &'static str,
+    pod: &PodId,
+) -> impl FnOnce(E) -> AttachError {
+    let pod = format!("{}/{}", pod.namespace, pod.name);
+    move |source| AttachError::Step {
+        step,
+        pod,
+        source: Box::new(source),
+    }
+}
+
+fn service_owner(uid: &str) -> String {
+    // No Service's owner name begins so: a namespace has no '#'.
+    format!("#pod:{uid}")
+}
+
+/// Connects the pod. When it answers, the pod's namespace is in the data plane's maps.
+pub fn attach(
+    kernel: &Kernel,
+    defaults: &PodDefaults,
+    request: AttachRequest,
+) -> Result<Attached, AttachError> {
+    let uid = request.pod.uid.clone();
+    let label = format!("{}/{}", request.pod.namespace, request.pod.name);
+    let addresses = {
+        let now = kernel.now();
+        let mut pods = kernel.pods();
+        match pods.ipam.allocate(&uid, &request.wanted_ips, now) {
+            Ok(addresses) => addresses,
+            Err(IpamError::NoRange) => {
+                return Err(AttachError::NotReady {
+                    reason: "the node has no pod address range yet (spec.podCIDRs)".into(),
+                });
+            }
+            Err(IpamError::Full(range)) => {
+                return Err(AttachError::NoAddress {
+                    range: range.to_string(),
+                    pod: label,
+                });
+            }
+            Err(error @ IpamError::Taken { .. }) => {
+                return Err(step("choose an address", &request.pod)(error));
+            }
+        }
+    };
+    let link = PodLink {
+        instance_id: defaults.instance_id.clone(),
+        uid: uid.clone(),
+        pod: label,
+        name: link_name(&uid),
+        addresses: addresses.clone(),
+        node_addresses: vec![defaults.node_ip],
+        mtu: defaults.mtu,
+    };
+    let connected = connect_pod(&link, request.netns.as_fd())
+        .map_err(step("connect the link", &request.pod))?;
+    {
+        let plane = kernel.plane();
+        plane
+            .attach_pod_link(connected.ifindex)
+            .map_err(step("attach the program to the link", &request.pod))?;
+    }
+    {
+        let mut plane = kernel.plane();
+        // The namespace first: a pod that can be reached must be able to answer by Services too.
+        plane
+            .put_netns(connected.netns_cookie, NetnsKind::Pod)
+            .map_err(step("enter the network namespace", &request.pod))?;
+        for address in &addresses {
+            plane
+                .put_pod(*address, connected.ifindex, connected.netns_cookie)
+                .map_err(step("enter the address", &request.pod))?;
+        }
+    }
+    kernel
+        .set_services(&service_owner(&uid), &host_ports(&request, &addresses))
+        .map_err(step("open the host ports", &request.pod))?;
+    let attached = Attached {
+        ips: addresses,
+        host_link: link.name.clone(),
+    };
+    kernel.pods().attached.insert(
+        uid,
+        Pod {
+            id: request.pod,
+            link,
+            ifindex: connected.ifindex,
+            netns_cookie: connected.netns_cookie,
+            netns: Some(request.netns),
+        },
+    );
+    kernel.netns_reached(connected.netns_cookie);
+    Ok(attached)
+}
+
+/// A host port is a virtual address of its own: the node's, with one backend.
+fn host_ports(request: &AttachRequest, addresses: &[IpAddr]) -> Vec<ServiceSpec> {
+    let mut specs = Vec::new();
+    for port in &request.host_ports {
+        let protocol = match port.protocol {
+            Protocol::Tcp => TCP,
+            Protocol::Udp => UDP,
+            Protocol::Sctp => continue,
+        };
+        for address in addresses {
+            let at = match port.host_ip {
+                Some(ip) if ip.is_unspecified() => any(address.is_ipv4()),
+                Some(ip) if ip.is_ipv4() == address.is_ipv4() => ip,
+                Some(_) => continue,
+                None => any(address.is_ipv4()),
+            };
+            let backend = BackendSpec {
+                address: *address,
+                port: port.container_port,
+                via: None,
+            };
+            specs.push(ServiceSpec {
+                key: key(at, port.host_port, protocol),
+                name: format!(
+                    "{}/{}:{}",
+                    request.pod.namespace, request.pod.name, port.host_port
+                ),
+                affinity_s: 0,
+                flags: service_flags::HOST_PORT,
+                backends: [backend].into(),
+            });
+        }
+    }
+    specs
+}
+
+/// Takes away everything that `attach` made.
+pub fn detach(kernel: &Kernel, defaults: &PodDefaults, pod: &PodId) -> Result<(), AttachError> {
+    kernel
+        .set_services(&service_owner(&pod.uid), &[])
+        .map_err(step("close the host ports", pod))?;
+    let known = kernel
+        .pods()
+        .attached
+        .get(&pod.uid)
+        .map(|known| known.netns_cookie);
+    let addresses: Vec<IpAddr> = kernel.pods().ipam.of(&pod.uid).collect();
+    {
+        let mut plane = kernel.plane();
+        for address in &addresses {
+            plane
+                .remove_pod(*address)
+                .map_err(step("remove the address", pod))?;
+        }
+        if let Some(cookie) = known {
+            plane
+                .remove_netns(cookie)
+                .map_err(step("remove the network namespace", pod))?;
+        }
+    }
+    disconnect_pod(&defaults.instance_id, &link_name(&pod.uid))
+        .map_err(step("remove the link", pod))?;
+    // Only now nothing answers under the address any more.
+    let now = kernel.now();
+    let mut pods = kernel.pods();
+    pods.ipam.release(&pod.uid, now);
+    pods.attached.remove(&pod.uid);
+    Ok(())
+}
+
+/// After a restart: claims what is attached, gives the links the new program, and clears the data
+/// plane of pods whose links are gone.
+pub fn adopt(kernel: &Kernel, defaults: &PodDefaults) -> Result<(), AdoptError> {
+    let links = pod_links(&defaults.instance_id)?;
+    let known: std::collections::HashMap<IpAddr, u64> = kernel
+        .plane()
+        .pods()?
+        .into_iter()
+        .map(|(address, _, cookie)| (address, cookie))
+        .collect();
+    let mut pods = kernel.pods();
+    for found in links {
+        for address in &found.addresses {
+            if let Err(error) = pods.ipam.claim(*address, &found.uid) {
+                warn!(%error, link = found.name, "two pods have one address");
+            }
+        }
+        if let Err(error) = kernel.plane().attach_pod_link(found.ifindex) {
+            warn!(%error, link = found.name, "cannot attach the program to a pod's link");
+        }
+        let cookie = found
+            .addresses
+            .iter()
+            .find_map(|address| known.get(address))
+            .copied();
+        let (namespace, name) = found.pod.split_once('/').unwrap_or(("", &found.pod));
+        let id = PodId {
+            uid: found.uid.clone(),
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        let link = PodLink {
+            instance_id: defaults.instance_id.clone(),
+            uid: found.uid.clone(),
+            pod: found.pod.clone(),
+            name: found.name,
+            addresses: found.addresses,
+            node_addresses: vec![defaults.node_ip],
+            mtu: defaults.mtu,
+        };
+        let pod = Pod {
+            id,
+            link,
+            ifindex: found.ifindex,
+            netns_cookie: cookie.unwrap_or(0),
+            netns: None,
+        };
+        pods.attached.insert(found.uid, pod);
+    }
+    let addresses: std::collections::HashSet<IpAddr> = pods
+        .attached
+        .values()
+        .flat_map(|pod| pod.link.addresses.iter().copied())
+        .collect();
+    let cookies: std::collections::HashSet<u64> =
+        pods.attached.values().map(|pod| pod.netns_cookie).collect();
+    info!(pods = pods.attached.len(), "pods found attached");
+    drop(pods);
+    let mut plane = kernel.plane();
+    for (address, _, _) in plane.pods()? {
+        if !addresses.contains(&address) {
+            plane.remove_pod(address)?;
+        }
+    }
+    for (cookie, netns) in plane.netns()? {
+        if netns.kind == NetnsKind::Pod as u32 && !cookies.contains(&cookie) {
+            plane.remove_netns(cookie)?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    #[error("find the pods' links")]
+    Link(#[from] LinkError),
+    #[error("read the data plane's pods")]
+    Entry(#[from] kernelet_maps::EntryError),
+}
