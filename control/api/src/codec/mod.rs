@@ -147,3 +147,8 @@ pub fn decode_message(
 }
 
 pub use protobuf::ProtoError;
+
+/// The bytes of a base64 text; upstream's message when it is none.
+pub fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
+    scalar::decode_base64(text)
+}

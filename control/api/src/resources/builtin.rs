@@ -171,6 +171,7 @@ fn core(schema: &Schema) -> Vec<Resource> {
             Hooks {
                 default: defaults::endpoints,
                 validate: validate::endpoints::endpoints,
+                validate_update: validate::endpoints::endpoints_update,
                 strategy: UPSERT,
                 ..base
             },
@@ -183,7 +184,7 @@ fn core(schema: &Schema) -> Vec<Resource> {
             Hooks {
                 default: defaults::namespace,
                 validate: validate::core::namespace,
-                validate_update: validate::core::namespace_update,
+                validate_status: validate::core::namespace_status,
                 name: NameRule::DnsLabel,
                 strategy: WITH_STATUS,
                 ..base
@@ -201,6 +202,7 @@ fn core(schema: &Schema) -> Vec<Resource> {
                 default: defaults::node,
                 validate: validate::core::node,
                 validate_update: validate::core::node_update,
+                validate_status: validate::core::node_status,
                 strategy: WITH_STATUS,
                 ..base
             },
@@ -372,7 +374,11 @@ fn event(resource: Resource) -> Resource {
 }
 
 fn events(schema: &Schema) -> Vec<Resource> {
-    let hooks = event_hooks(Hooks::none(NameRule::DnsSubdomain, UPSERT));
+    let hooks = Hooks {
+        validate: validate::core::new_event,
+        validate_update: validate::core::new_event_update,
+        ..Hooks::none(NameRule::DnsSubdomain, UPSERT)
+    };
     let mut resource = event(stored(schema, "events.k8s.io", "Event", "events", hooks)).select(&[
         "metadata.name",
         "metadata.namespace",
@@ -488,7 +494,8 @@ fn rest(schema: &Schema) -> Vec<Resource> {
             Hooks {
                 validate: validate::certificates::csr,
                 validate_update: validate::certificates::csr_update,
-                validate_status: validate::certificates::csr_update,
+                validate_status: validate::certificates::csr_status,
+                name: NameRule::Any,
                 strategy: WITH_STATUS,
                 ..base
             },

@@ -118,8 +118,8 @@ pub struct Hooks {
     pub validate: fn(&Value) -> Vec<FieldError>,
     /// Validates an update of the main resource: new, old.
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
-    /// Validates an update through `status`: new, old.
-    pub validate_status: fn(&Value, &Value) -> Vec<FieldError>,
+    /// Validates an update through `status` or another subresource that writes this kind: new, old, its name.
+    pub validate_status: fn(&Value, &Value, &str) -> Vec<FieldError>,
     pub name: NameRule,
     pub strategy: strategy::Strategy,
 }
@@ -133,6 +133,8 @@ pub enum NameRule {
     Dns1035Label,
     /// No `/`, `%`, `.` or `..`: RBAC.
     PathSegment,
+    /// Anything that can stand in a path: CertificateSigningRequests.
+    Any,
 }
 
 impl Registry {
@@ -279,7 +281,7 @@ impl Resource {
                         .filter(|e| !before.contains(e)),
                 );
             }
-            Some(_) => errors.extend((self.hooks.validate_status)(new, old)),
+            Some(name) => errors.extend((self.hooks.validate_status)(new, old, name)),
         }
         errors
     }
@@ -336,7 +338,7 @@ impl Hooks {
             default: crate::defaults::none,
             validate: |_| vec![],
             validate_update: |_, _| vec![],
-            validate_status: |_, _| vec![],
+            validate_status: |_, _, _| vec![],
             name,
             strategy,
         }

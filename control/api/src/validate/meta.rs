@@ -20,6 +20,7 @@ impl NameRule {
             NameRule::Dns1035Label => names::dns_1035_label(&masked),
             NameRule::PathSegment if prefix == Prefix::Yes && matches!(name, "." | "..") => vec![],
             NameRule::PathSegment => names::path_segment(name),
+            NameRule::Any => vec![],
         }
     }
 }

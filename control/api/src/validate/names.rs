@@ -72,6 +72,30 @@ pub fn dns_subdomain(text: &str) -> Messages {
     out
 }
 
+/// A search path of a resolver.
+pub fn dns_subdomain_with_underscore(text: &str) -> Messages {
+    const PART: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    let part_shape = |part: &str| {
+        let bytes = part.strip_prefix('_').unwrap_or(part).as_bytes();
+        matches!((bytes.first(), bytes.last()), (Some(a), Some(z)) if lower_or_digit(*a) && lower_or_digit(*z))
+            && bytes
+                .iter()
+                .all(|b| lower_or_digit(*b) || b"-_".contains(b))
+    };
+    let mut out = vec![];
+    if text.len() > 253 {
+        out.push(max_len(253));
+    }
+    if !text.split('.').all(part_shape) {
+        out.push(regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
+            &format!("{PART}(\\.{PART})*"),
+            &["example.com"],
+        ));
+    }
+    out
+}
+
 /// RFC 1035 label: Services.
 pub fn dns_1035_label(text: &str) -> Messages {
     let mut out = vec![];

@@ -1,9 +1,6 @@
 //! A place in an object tree that knows its path, and the list that errors are collected in.
 
-use crate::{
-    FieldError, Value,
-    field::{ErrorType, Path},
-};
+use crate::{FieldError, Value, field::Path};
 use serde_json::Map;
 
 /// A value with its path. Absent values are null, so that walking on never fails.
@@ -122,10 +119,6 @@ impl<'a> Node<'a> {
 
     pub fn not_supported(&self, supported: &[&str]) -> FieldError {
         FieldError::not_supported(&self.path, self.shown(), supported)
-    }
-
-    pub fn error(&self, ty: ErrorType, detail: impl Into<String>) -> FieldError {
-        FieldError::new(ty, &self.path, Some(self.shown()), detail)
     }
 }
 
