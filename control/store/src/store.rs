@@ -7,9 +7,8 @@ use std::{
 };
 
 use crate::{
-    embedded::Embedded, watch,
     LeaseId, LeaseStatus, OpenError, Range, RangeResponse, Revision, Stats, StoreError, Txn,
-    TxnResponse, Watch, WatchError, Watcher,
+    TxnResponse, Watch, WatchError, Watcher, embedded::Embedded, watch,
 };
 
 /// How to open the embedded engine.

@@ -63,7 +63,12 @@ impl Writes {
 
     fn delete(&mut self, delete: &Delete) -> Result<(), StoreError> {
         let bounds = crate::embedded::Bounds::new(&delete.key, delete.range_end.as_ref());
-        if self.puts.range(delete.key.clone()..).next().is_some_and(|key| bounds.contains(key)) {
+        if self
+            .puts
+            .range(delete.key.clone()..)
+            .next()
+            .is_some_and(|key| bounds.contains(key))
+        {
             return Err(DUPLICATE);
         }
         self.deletes.push(bounds);
@@ -79,7 +84,10 @@ impl Writes {
     fn overlaps(&self, other: &Writes) -> bool {
         other.puts.iter().any(|key| {
             self.puts.contains(key) || self.deletes.iter().any(|range| range.contains(key))
-        }) || self.puts.iter().any(|key| other.deletes.iter().any(|range| range.contains(key)))
+        }) || self
+            .puts
+            .iter()
+            .any(|key| other.deletes.iter().any(|range| range.contains(key)))
     }
 }
 

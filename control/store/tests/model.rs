@@ -69,7 +69,11 @@ impl Model {
             .values()
             .filter(|kv| within(&kv.key, &compare.key, compare.range_end.as_ref()))
             .peekable();
-        if found.peek().is_none() { judge(None) } else { found.all(|kv| judge(Some(kv))) }
+        if found.peek().is_none() {
+            judge(None)
+        } else {
+            found.all(|kv| judge(Some(kv)))
+        }
     }
 
     fn range(&self, range: &Range, keys: &Keys, revision: i64) -> RangeResponse {
@@ -78,7 +82,11 @@ impl Model {
             .filter(|kv| within(&kv.key, &range.key, range.range_end.as_ref()))
             .cloned()
             .map(|kv| KeyValue {
-                value: if range.keys_only { Bytes::new() } else { kv.value.clone() },
+                value: if range.keys_only {
+                    Bytes::new()
+                } else {
+                    kv.value.clone()
+                },
                 ..kv
             })
             .collect();
@@ -144,7 +152,11 @@ impl Model {
     ) -> TxnResponse {
         let succeeded = path.next().unwrap();
         let mut responses = Vec::new();
-        for op in if succeeded { &txn.success } else { &txn.failure } {
+        for op in if succeeded {
+            &txn.success
+        } else {
+            &txn.failure
+        } {
             responses.push(match op {
                 Op::Range(range) => {
                     let now = if events.is_empty() { next - 1 } else { next };
@@ -193,7 +205,9 @@ impl Model {
 
     fn end_lease(&mut self, lease: LeaseId) {
         let (mut keys, mut events) = (self.now().clone(), Vec::new());
-        delete_keys(&mut keys, &mut events, self.revision() + 1, |kv| kv.lease == lease);
+        delete_keys(&mut keys, &mut events, self.revision() + 1, |kv| {
+            kv.lease == lease
+        });
         self.commit(keys, events);
     }
 }
@@ -276,16 +290,20 @@ fn compare() -> impl Strategy<Value = Compare> {
 }
 
 fn range() -> impl Strategy<Value = Range> {
-    (key_range(), 0..4usize, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
-        |((key, range_end), limit, keys_only, count_only)| Range {
+    (
+        key_range(),
+        0..4usize,
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|((key, range_end), limit, keys_only, count_only)| Range {
             key,
             range_end,
             revision: None,
             limit,
             keys_only,
             count_only,
-        },
-    )
+        })
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -306,13 +324,15 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn txn() -> impl Strategy<Value = Txn> {
-    let flat = || (vec(compare(), 0..3), vec(op(), 0..4), vec(op(), 0..3)).prop_map(
-        |(compares, success, failure)| Txn {
-            compares,
-            success,
-            failure,
-        },
-    );
+    let flat = || {
+        (vec(compare(), 0..3), vec(op(), 0..4), vec(op(), 0..3)).prop_map(
+            |(compares, success, failure)| Txn {
+                compares,
+                success,
+                failure,
+            },
+        )
+    };
     (flat(), option::weighted(0.2, flat())).prop_map(|(mut txn, inner)| {
         txn.success.extend(inner.map(Op::Txn));
         txn
@@ -375,7 +395,10 @@ async fn drain(mut watcher: Watcher, watch: &Watch, start: i64, model: &Model) {
                 .count();
             assert_eq!(seen.len(), due, "progress promised too much");
         } else {
-            assert!(batch.revision.0 > last || last == 0, "a revision came in two batches");
+            assert!(
+                batch.revision.0 > last || last == 0,
+                "a revision came in two batches"
+            );
             last = batch.revision.0;
         }
         for event in batch.events {
@@ -418,8 +441,7 @@ async fn run(actions: Vec<Action>) {
                 }
             }
             Action::Range(mut range, back) => {
-                range.revision =
-                    back.map(|back| Revision((model.revision() - back).max(1)));
+                range.revision = back.map(|back| Revision((model.revision() - back).max(1)));
                 let got = store.range(range.clone()).await;
                 match (got, model.read(&range)) {
                     (Ok(got), Ok(want)) => assert_eq!(got, want, "{range:?}"),
@@ -428,9 +450,10 @@ async fn run(actions: Vec<Action>) {
                 }
             }
             Action::Watch(mut watch, back) => {
-                watch.start_revision =
-                    back.map(|back| Revision((model.revision() - back).max(1)));
-                let start = watch.start_revision.map_or(model.revision() + 1, |start| start.0);
+                watch.start_revision = back.map(|back| Revision((model.revision() - back).max(1)));
+                let start = watch
+                    .start_revision
+                    .map_or(model.revision() + 1, |start| start.0);
                 watchers.push((store.watch(watch.clone()).unwrap(), watch, start));
             }
             Action::Compact(back) => {
@@ -448,7 +471,10 @@ async fn run(actions: Vec<Action>) {
             }
             Action::Grant => {
                 if model.leases.len() < 3 {
-                    let lease = store.lease_grant(None, Duration::from_secs(3600)).await.unwrap();
+                    let lease = store
+                        .lease_grant(None, Duration::from_secs(3600))
+                        .await
+                        .unwrap();
                     model.leases.push(lease.id);
                 }
             }
@@ -476,13 +502,21 @@ async fn run(actions: Vec<Action>) {
     for (&at, keys) in model.at.range(model.floor.max(1)..) {
         let everything = Range::prefix("").at(Revision(at));
         let got = store.range(everything.clone()).await.unwrap();
-        assert_eq!(got, model.range(&everything, keys, model.revision()), "at {at}");
+        assert_eq!(
+            got,
+            model.range(&everything, keys, model.revision()),
+            "at {at}"
+        );
     }
     for lease in &model.leases {
         let mut keys = store.lease_time_to_live(*lease).await.unwrap().keys;
         keys.sort();
-        let want: Vec<_> =
-            model.now().values().filter(|kv| kv.lease == *lease).map(|kv| kv.key.clone()).collect();
+        let want: Vec<_> = model
+            .now()
+            .values()
+            .filter(|kv| kv.lease == *lease)
+            .map(|kv| kv.key.clone())
+            .collect();
         assert_eq!(keys, want);
     }
     assert_eq!(store.check().await.unwrap(), Vec::<String>::new());

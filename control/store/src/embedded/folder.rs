@@ -145,7 +145,11 @@ impl Folder {
         self.lock.write_all(MARK)?;
         self.lock.sync_all()?;
         // The folder itself, should it be new.
-        if let Some(parent) = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if let Some(parent) = self
+            .dir
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             File::open(parent)?.sync_all()?;
         }
         self.marked = true;
@@ -174,13 +178,13 @@ impl Folder {
                 self.broken("its database file is damaged, or no database at all")
             }
             Some(ErrorCode::DatabaseCorrupt) => self.broken("its database file is damaged"),
-            Some(
-                ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly,
-            ) => OpenError::Io {
-                attempt: "open the database",
-                path: file_in(&self.dir),
-                source: io::Error::other(error),
-            },
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+                OpenError::Io {
+                    attempt: "open the database",
+                    path: file_in(&self.dir),
+                    source: io::Error::other(error),
+                }
+            }
             _ => OpenError::Io {
                 attempt: "read the database",
                 path: file_in(&self.dir),

@@ -108,7 +108,9 @@ impl Hub {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the hub's lock")
+        self.state
+            .lock()
+            .expect("no code panics while it holds the hub's lock")
     }
 
     pub fn published(&self) -> Revision {
@@ -263,7 +265,9 @@ impl State {
 
 impl Queue {
     fn state(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().expect("no code panics while it holds a queue's lock")
+        self.state
+            .lock()
+            .expect("no code panics while it holds a queue's lock")
     }
 
     /// False if the watcher has been cut off.
@@ -317,7 +321,11 @@ impl Queue {
 
 fn weight(batch: &WatchBatch) -> usize {
     let of = |kv: &KeyValue| kv.key.len() + kv.value.len();
-    batch.events.iter().map(|event| of(&event.kv) + event.prev_kv.as_ref().map_or(0, of)).sum()
+    batch
+        .events
+        .iter()
+        .map(|event| of(&event.kv) + event.prev_kv.as_ref().map_or(0, of))
+        .sum()
 }
 
 #[cfg(test)]
@@ -366,9 +374,11 @@ mod tests {
     fn one_key_and_ranges_hear_what_is_theirs() {
         let hub = Hub::new(LIMITS, Revision(1));
         let (one, range) = (Arc::new(Queue::default()), Arc::new(Queue::default()));
-        hub.join_now(&Bounds::new(&"b".into(), None), false, &one).unwrap();
-        let (id, from) =
-            hub.join_now(&Bounds::new(&"a".into(), Some(&"b".into())), false, &range).unwrap();
+        hub.join_now(&Bounds::new(&"b".into(), None), false, &one)
+            .unwrap();
+        let (id, from) = hub
+            .join_now(&Bounds::new(&"a".into(), Some(&"b".into())), false, &range)
+            .unwrap();
         assert_eq!(from, Revision(2));
         publish(&hub, &[put("a", 2), put("b", 2), put("c", 3)]);
         assert!(matches!(one.take(), Taken::Batch(batch) if batch.events[0].kv.key == "b"));
@@ -387,11 +397,20 @@ mod tests {
         let hub = Hub::new(LIMITS, Revision(5000));
         let queue = Arc::new(Queue::default());
         let key = Bounds::new(&"k".into(), None);
-        assert!(matches!(hub.join(&key, false, Revision(5001), &queue), Joined::Live(_)));
+        assert!(matches!(
+            hub.join(&key, false, Revision(5001), &queue),
+            Joined::Live(_)
+        ));
         assert!(matches!(
             hub.join(&key, false, Revision(4900), &queue),
-            Joined::After { upto: Revision(5000), .. }
+            Joined::After {
+                upto: Revision(5000),
+                ..
+            }
         ));
-        assert!(matches!(hub.join(&key, false, Revision(2), &queue), Joined::TooFar));
+        assert!(matches!(
+            hub.join(&key, false, Revision(2), &queue),
+            Joined::TooFar
+        ));
     }
 }

@@ -83,7 +83,8 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub fn now_ms(&self) -> i64 {
-        self.base_ms.saturating_add(i64::try_from(self.start.elapsed().as_millis()).unwrap_or(0))
+        self.base_ms
+            .saturating_add(i64::try_from(self.start.elapsed().as_millis()).unwrap_or(0))
     }
 }
 
@@ -116,9 +117,12 @@ impl Shared {
         self.shrinking.store(on, Ordering::Relaxed);
     }
 
-    pub fn count_batch(&self, transactions: usize) {
+    pub fn count_batch(&self) {
         self.batches.fetch_add(1, Ordering::Relaxed);
-        self.transactions.fetch_add(transactions as u64, Ordering::Relaxed);
+    }
+
+    pub fn count_transactions(&self, count: usize) {
+        self.transactions.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     pub fn publish(
@@ -131,7 +135,10 @@ impl Shared {
     }
 
     /// Runs `read` on a consistent view. Blocks.
-    pub fn read<T>(&self, read: impl FnOnce(&dyn Reader) -> Result<T, Failure>) -> Result<T, Failure> {
+    pub fn read<T>(
+        &self,
+        read: impl FnOnce(&dyn Reader) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         if let Some(reason) = self.stopped() {
             return Err(StoreError::Stopped(reason).into());
         }
@@ -149,7 +156,11 @@ impl Shared {
         &self,
         use_it: impl FnOnce(&SqliteReader) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let idle = || self.idle.lock().expect("no code panics while it holds the readers' lock");
+        let idle = || {
+            self.idle
+                .lock()
+                .expect("no code panics while it holds the readers' lock")
+        };
         let reader = idle().pop();
         let reader = match reader {
             Some(reader) => reader,
@@ -201,13 +212,14 @@ impl Embedded {
             checkpoint,
         };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|source| {
-                OpenError::Io {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(run)
+                .map_err(|source| OpenError::Io {
                     attempt: "start a thread for the store in",
                     path: options.dir.clone(),
                     source,
-                }
-            })
+                })
         };
         let for_checkpoints = shared.clone();
         let threads = vec![
@@ -243,7 +255,11 @@ impl Embedded {
             reply,
             _place: place,
         };
-        let sent = match &*self.requests.lock().expect("no code panics while it holds this lock") {
+        let sent = match &*self
+            .requests
+            .lock()
+            .expect("no code panics while it holds this lock")
+        {
             Some(requests) => requests.send(request).is_ok(),
             None => false,
         };
@@ -254,7 +270,11 @@ impl Embedded {
     }
 
     fn closed(&self) -> StoreError {
-        StoreError::Stopped(self.shared.stopped().unwrap_or_else(|| "it was closed".into()))
+        StoreError::Stopped(
+            self.shared
+                .stopped()
+                .unwrap_or_else(|| "it was closed".into()),
+        )
     }
 
     /// Runs `read` on a thread that may block.
@@ -269,8 +289,12 @@ impl Embedded {
         &self,
         work: impl FnOnce(&Shared) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let _place =
-            self.shared.reading.acquire().await.expect("the readers' semaphore is never closed");
+        let _place = self
+            .shared
+            .reading
+            .acquire()
+            .await
+            .expect("the readers' semaphore is never closed");
         let shared = self.shared.clone();
         match tokio::task::spawn_blocking(move || work(&shared)).await {
             Ok(Ok(value)) => Ok(value),
@@ -358,7 +382,10 @@ impl Embedded {
                 id,
                 granted: mvcc::ms(row.ttl_ms),
                 remaining: mvcc::ms(row.deadline_ms - now_ms),
-                keys: holds.into_iter().map(|(hold, _)| hold[start.len()..].to_vec().into()).collect(),
+                keys: holds
+                    .into_iter()
+                    .map(|(hold, _)| hold[start.len()..].to_vec().into())
+                    .collect(),
             })
         })
         .await
@@ -371,8 +398,10 @@ impl Embedded {
                 bytes: usize::MAX,
             };
             let pairs = reader.scan(Map::Leases, b"", None, all)?.pairs;
-            let ids: Result<_, EngineError> =
-                pairs.iter().map(|(key, _)| Ok(LeaseId(number(key)?))).collect();
+            let ids: Result<_, EngineError> = pairs
+                .iter()
+                .map(|(key, _)| Ok(LeaseId(number(key)?)))
+                .collect();
             Ok(ids?)
         })
         .await
@@ -423,7 +452,8 @@ impl Embedded {
                 reader.backup(&part).map_err(|error| failed(&error))?;
                 Ok(())
             });
-            let placed = copied.and_then(|()| place(&part, &to).map_err(|error| failed(&error).into()));
+            let placed =
+                copied.and_then(|()| place(&part, &to).map_err(|error| failed(&error).into()));
             if placed.is_err() {
                 // The error is what matters; a part that stays is overwritten the next time.
                 let _ = fs::remove_file(&part);
@@ -478,7 +508,10 @@ impl Embedded {
     pub fn close(&self) {
         let requests = self.requests.lock().map(|mut requests| requests.take());
         drop(requests);
-        let threads = self.threads.lock().map(|mut threads| std::mem::take(&mut *threads));
+        let threads = self
+            .threads
+            .lock()
+            .map(|mut threads| std::mem::take(&mut *threads));
         for thread in threads.into_iter().flatten() {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");
@@ -501,7 +534,10 @@ impl Drop for Embedded {
 fn place(part: &Path, to: &Path) -> std::io::Result<()> {
     fs::File::open(part)?.sync_all()?;
     fs::rename(part, to)?;
-    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = to
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     fs::File::open(dir)?.sync_all()
 }
 

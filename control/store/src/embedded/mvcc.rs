@@ -29,7 +29,10 @@ const CLOCK_STEP_MS: i64 = 60_000;
 #[derive(Clone, Debug)]
 pub(crate) enum Entry {
     Txn(Txn),
-    Grant { id: LeaseId, ttl: Duration },
+    Grant {
+        id: LeaseId,
+        ttl: Duration,
+    },
     KeepAlive(LeaseId),
     Revoke(LeaseId),
     /// Ends a lease if its time is over.
@@ -96,7 +99,8 @@ impl<E: Engine> Mvcc<E> {
             let scan = self.engine.scan(Map::Leases, &start, None, Budget::CHUNK)?;
             for (key, row) in &scan.pairs {
                 let id = LeaseId(super::rows::number(key)?);
-                self.deadlines.insert((LeaseRow::decode(row)?.deadline_ms, id));
+                self.deadlines
+                    .insert((LeaseRow::decode(row)?.deadline_ms, id));
             }
             match scan.pairs.last() {
                 Some((last, _)) if scan.more => start = [last, [0].as_slice()].concat(),
@@ -156,7 +160,8 @@ impl<E: Engine> Mvcc<E> {
                 self.deadlines.remove(&(row.deadline_ms, *id));
                 row.deadline_ms = now_ms.saturating_add(row.ttl_ms);
                 self.deadlines.insert((row.deadline_ms, *id));
-                self.engine.put(Map::Leases, &id.0.to_be_bytes(), &row.encode())?;
+                self.engine
+                    .put(Map::Leases, &id.0.to_be_bytes(), &row.encode())?;
                 self.write_clock(now_ms)?;
                 applied.written = true;
                 Ok(Answer::KeptAlive(ms(row.ttl_ms)))
@@ -242,7 +247,8 @@ impl<E: Engine> Mvcc<E> {
         let mut any = false;
         loop {
             let scan =
-                self.engine.scan(Map::Current, &start, bounds.end.as_deref(), Budget::CHUNK)?;
+                self.engine
+                    .scan(Map::Current, &start, bounds.end.as_deref(), Budget::CHUNK)?;
             for (_, row) in &scan.pairs {
                 any = true;
                 if !self.row_holds(Some(&CurrentRow::decode(row)?), compare)? {
@@ -254,14 +260,14 @@ impl<E: Engine> Mvcc<E> {
                 _ => break,
             }
         }
-        if any { Ok(true) } else { self.row_holds(None, compare) }
+        if any {
+            Ok(true)
+        } else {
+            self.row_holds(None, compare)
+        }
     }
 
-    fn row_holds(
-        &self,
-        row: Option<&CurrentRow>,
-        compare: &Compare,
-    ) -> Result<bool, EngineError> {
+    fn row_holds(&self, row: Option<&CurrentRow>, compare: &Compare) -> Result<bool, EngineError> {
         let order = match (&compare.target, row) {
             (CompareTarget::Value(_), None) => return Ok(false),
             (CompareTarget::Value(value), Some(row)) => {
@@ -324,7 +330,8 @@ impl<E: Engine> Mvcc<E> {
                 Op::Delete(delete) => {
                     let bounds = Bounds::new(&delete.key, delete.range_end.as_ref());
                     *deletions +=
-                        self.engine.count(Map::Current, &bounds.start, bounds.end.as_deref())?;
+                        self.engine
+                            .count(Map::Current, &bounds.start, bounds.end.as_deref())?;
                 }
                 Op::Txn(inner) => self.admit_branch(inner, path, puts, deletions)?,
             }
@@ -343,7 +350,11 @@ impl<E: Engine> Mvcc<E> {
         for op in branch(txn, succeeded) {
             responses.push(match op {
                 Op::Range(range) => {
-                    let now = if step.sub > 0 { step.revision } else { self.revision };
+                    let now = if step.sub > 0 {
+                        step.revision
+                    } else {
+                        self.revision
+                    };
                     OpResponse::Range(read::range(&self.engine, range, now, self.floor)?)
                 }
                 Op::Put(put) => OpResponse::Put(self.put(put, step)?),
@@ -352,7 +363,11 @@ impl<E: Engine> Mvcc<E> {
             });
         }
         Ok(TxnResponse {
-            revision: if step.sub > 0 { step.revision } else { self.revision },
+            revision: if step.sub > 0 {
+                step.revision
+            } else {
+                self.revision
+            },
             succeeded,
             responses,
         })
@@ -371,7 +386,11 @@ impl<E: Engine> Mvcc<E> {
             id: step.next_id(),
             create: before.map_or(step.revision, |row| row.create),
             version: before.map_or(0, |row| row.version) + 1,
-            lease: if put.ignore_lease { old_lease } else { put.lease },
+            lease: if put.ignore_lease {
+                old_lease
+            } else {
+                put.lease
+            },
         };
         let mut kv = row.key_value(put.key.clone());
         kv.value = match &before_kv {
@@ -383,15 +402,25 @@ impl<E: Engine> Mvcc<E> {
         }
         if row.lease != old_lease {
             if old_lease != LeaseId::NONE {
-                self.engine.remove(Map::LeaseKeys, &lease_key(old_lease, &put.key))?;
+                self.engine
+                    .remove(Map::LeaseKeys, &lease_key(old_lease, &put.key))?;
             }
             if row.lease != LeaseId::NONE {
-                self.engine.put(Map::LeaseKeys, &lease_key(row.lease, &put.key), b"")?;
+                self.engine
+                    .put(Map::LeaseKeys, &lease_key(row.lease, &put.key), b"")?;
             }
         }
         self.engine.put(Map::Current, &put.key, &row.encode())?;
         let prev = before.map_or(EntryId::NONE, |row| row.id);
-        self.log(row.id, LogRow { kind: EntryKind::Put, prev, kv }, step)?;
+        self.log(
+            row.id,
+            LogRow {
+                kind: EntryKind::Put,
+                prev,
+                kv,
+            },
+            step,
+        )?;
         Ok(PutResponse {
             prev_kv: before_kv.filter(|_| put.prev_kv),
         })
@@ -418,7 +447,9 @@ impl<E: Engine> Mvcc<E> {
             for (key, row) in scan.pairs {
                 let row = CurrentRow::decode(&row)?;
                 if delete.prev_kv {
-                    response.prev_kvs.push(read::entry(&self.engine, row.id)?.kv);
+                    response
+                        .prev_kvs
+                        .push(read::entry(&self.engine, row.id)?.kv);
                 }
                 self.remove(key.into(), &row, step)?;
                 response.deleted += 1;
@@ -439,7 +470,8 @@ impl<E: Engine> Mvcc<E> {
         self.supersede(&key, row.id, EntryKind::Put)?;
         self.supersede(&key, id, EntryKind::Tombstone)?;
         if row.lease != LeaseId::NONE {
-            self.engine.remove(Map::LeaseKeys, &lease_key(row.lease, &key))?;
+            self.engine
+                .remove(Map::LeaseKeys, &lease_key(row.lease, &key))?;
         }
         self.engine.remove(Map::Current, &key)?;
         let kv = KeyValue {
@@ -460,7 +492,8 @@ impl<E: Engine> Mvcc<E> {
             EntryKind::Put => 0,
             EntryKind::Tombstone => 1,
         };
-        self.engine.put(Map::Superseded, &superseded_key(key, id), &[flag])
+        self.engine
+            .put(Map::Superseded, &superseded_key(key, id), &[flag])
     }
 
     fn log(&self, id: EntryId, row: LogRow, step: &mut Step<'_>) -> Result<(), EngineError> {
@@ -516,7 +549,8 @@ impl<E: Engine> Mvcc<E> {
             let mut more = true;
             while more && step.sub + Budget::CHUNK.entries < MAX_ENTRIES {
                 let scan =
-                    self.engine.scan(Map::LeaseKeys, &start, end.as_deref(), Budget::CHUNK)?;
+                    self.engine
+                        .scan(Map::LeaseKeys, &start, end.as_deref(), Budget::CHUNK)?;
                 more = scan.more;
                 for (hold, _) in scan.pairs {
                     let key = Bytes::copy_from_slice(&hold[start.len()..]);
@@ -555,8 +589,12 @@ impl<E: Engine> Mvcc<E> {
     /// Entries *of* the floor's revision stay, tombstones included: a watch may start there.
     pub fn sweep(&mut self) -> Result<(), EngineError> {
         let end = EntryId::first_of(self.floor.next());
-        let scan =
-            self.engine.scan(Map::Log, &self.swept.to_key(), Some(&end.to_key()), SWEEP_BUDGET)?;
+        let scan = self.engine.scan(
+            Map::Log,
+            &self.swept.to_key(),
+            Some(&end.to_key()),
+            SWEEP_BUDGET,
+        )?;
         for (key, row) in &scan.pairs {
             let id = EntryId::from_key(key)?;
             let row = LogRow::decode(id, row.clone())?;
@@ -583,7 +621,8 @@ impl<E: Engine> Mvcc<E> {
 
     fn forget(&self, key: &[u8], id: EntryId) -> Result<(), EngineError> {
         self.engine.remove(Map::Log, &id.to_key())?;
-        self.engine.remove(Map::Superseded, &superseded_key(key, id))
+        self.engine
+            .remove(Map::Superseded, &superseded_key(key, id))
     }
 }
 
@@ -609,7 +648,11 @@ impl Step<'_> {
 }
 
 fn branch(txn: &Txn, succeeded: bool) -> &[Op] {
-    if succeeded { &txn.success } else { &txn.failure }
+    if succeeded {
+        &txn.success
+    } else {
+        &txn.failure
+    }
 }
 
 fn next(path: &mut dyn Iterator<Item = bool>) -> bool {

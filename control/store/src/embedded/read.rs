@@ -13,9 +13,7 @@ use super::{
         CurrentRow, EntryId, EntryKind, LogRow, broken, number, superseded_parts, superseded_start,
     },
 };
-use crate::{
-    Event, EventKind, KeyValue, Range, RangeResponse, Revision, StoreError, WatchBatch,
-};
+use crate::{Event, EventKind, KeyValue, Range, RangeResponse, Revision, StoreError, WatchBatch};
 
 /// Keys of [`Map::Meta`].
 pub(crate) const FLOOR: &[u8] = b"floor";
@@ -94,7 +92,10 @@ pub(crate) fn floor(reader: &dyn Reader) -> Result<Revision, EngineError> {
 }
 
 pub(crate) fn meta(reader: &dyn Reader, key: &[u8]) -> Result<Option<i64>, EngineError> {
-    reader.get(Map::Meta, key)?.map(|row| number(&row)).transpose()
+    reader
+        .get(Map::Meta, key)?
+        .map(|row| number(&row))
+        .transpose()
 }
 
 pub(crate) fn current(reader: &dyn Reader, key: &[u8]) -> Result<Option<CurrentRow>, EngineError> {
@@ -193,7 +194,9 @@ pub(crate) fn range(
         }
         let mut cursor = Cursor::new(reader, Map::Current, &bounds.start, bounds.end.as_deref());
         while response.kvs.len() < limit {
-            let Some((key, row)) = cursor.next()? else { break };
+            let Some((key, row)) = cursor.next()? else {
+                break;
+            };
             take(key.into(), &CurrentRow::decode(&row)?, &mut response.kvs)?;
         }
         response.count = if cursor.finished()? {
@@ -248,7 +251,8 @@ impl<'a> Cursor<'a> {
     fn fill(&mut self) -> Result<(), EngineError> {
         if self.chunk.is_empty() && self.more {
             let scan =
-                self.reader.scan(self.map, &self.next, self.end.as_deref(), Budget::CHUNK)?;
+                self.reader
+                    .scan(self.map, &self.next, self.end.as_deref(), Budget::CHUNK)?;
             self.more = scan.more;
             self.chunk = scan.pairs.into();
             if let Some((last, _)) = self.chunk.back() {
@@ -310,7 +314,10 @@ impl<'a> Past<'a> {
 
     fn next(&mut self) -> Result<Option<(Bytes, Found)>, EngineError> {
         loop {
-            let newest = self.current.peek()?.map(|(key, _)| Bytes::copy_from_slice(key));
+            let newest = self
+                .current
+                .peek()?
+                .map(|(key, _)| Bytes::copy_from_slice(key));
             let older = match self.superseded.peek()? {
                 Some((row_key, _)) => Some(superseded_parts(row_key)?.0),
                 None => None,
@@ -333,8 +340,15 @@ impl<'a> Past<'a> {
                 }
             }
             if let Some(found) = found {
-                let key = if order == Ordering::Greater { older } else { newest };
-                return Ok(Some((key.expect("the side that was chosen has a key"), found)));
+                let key = if order == Ordering::Greater {
+                    older
+                } else {
+                    newest
+                };
+                return Ok(Some((
+                    key.expect("the side that was chosen has a key"),
+                    found,
+                )));
             }
         }
     }
@@ -383,13 +397,19 @@ pub(crate) fn history(
     }
     let newest = revision(reader)?.min(upto);
     let end = EntryId::first_of(newest.next()).to_key();
-    let mut cursor = Cursor::new(reader, Map::Log, &EntryId::first_of(from).to_key(), Some(&end));
+    let mut cursor = Cursor::new(
+        reader,
+        Map::Log,
+        &EntryId::first_of(from).to_key(),
+        Some(&end),
+    );
     let mut history = History::default();
     let (mut scanned, mut bytes) = (0, 0);
     let mut last = from;
     while let Some((key, row)) = cursor.next()? {
         let id = EntryId::from_key(&key)?;
-        if id.revision() != last && (scanned >= Budget::CHUNK.entries || bytes >= Budget::CHUNK.bytes)
+        if id.revision() != last
+            && (scanned >= Budget::CHUNK.entries || bytes >= Budget::CHUNK.bytes)
         {
             history.upto = last;
             return Ok(history);
@@ -401,7 +421,11 @@ pub(crate) fn history(
         if !bounds.contains(&row.kv.key) {
             continue;
         }
-        let prev = if prev_kv { previous(reader, row.prev)? } else { None };
+        let prev = if prev_kv {
+            previous(reader, row.prev)?
+        } else {
+            None
+        };
         push_event(&mut history.batches, event(row, prev));
     }
     history.upto = newest;
@@ -439,7 +463,9 @@ pub(crate) fn verify(reader: &dyn Reader) -> Result<Vec<String>, EngineError> {
     let newest = revision(reader)?;
     let floor = floor(reader)?;
     if floor > newest {
-        wrong.push(format!("compacted to {floor}, but the newest revision is {newest}"));
+        wrong.push(format!(
+            "compacted to {floor}, but the newest revision is {newest}"
+        ));
     }
     let mut leased = BTreeMap::<i64, u64>::new();
     let mut cursor = Cursor::new(reader, Map::Current, b"", None);

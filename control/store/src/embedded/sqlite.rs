@@ -73,7 +73,9 @@ impl SqliteEngine {
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "journal_size_limit", 16 << 20)?;
-        let fresh = db.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
+        let fresh = db.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| {
+            row.get(0)
+        })?;
         if fresh {
             let tx = db.transaction()?;
             tx.execute_batch(
@@ -246,12 +248,24 @@ macro_rules! sql {
     ($table:literal) => {
         Sql {
             get: concat!("SELECT v FROM ", $table, " WHERE k = ?1"),
-            scan: concat!("SELECT k, v FROM ", $table, " WHERE k >= ?1 AND k < ?2 ORDER BY k LIMIT ?3"),
-            scan_to_end: concat!("SELECT k, v FROM ", $table, " WHERE k >= ?1 ORDER BY k LIMIT ?2"),
+            scan: concat!(
+                "SELECT k, v FROM ",
+                $table,
+                " WHERE k >= ?1 AND k < ?2 ORDER BY k LIMIT ?3"
+            ),
+            scan_to_end: concat!(
+                "SELECT k, v FROM ",
+                $table,
+                " WHERE k >= ?1 ORDER BY k LIMIT ?2"
+            ),
             last: concat!("SELECT k FROM ", $table, " ORDER BY k DESC LIMIT 1"),
             count: concat!("SELECT count(*) FROM ", $table, " WHERE k >= ?1 AND k < ?2"),
             count_to_end: concat!("SELECT count(*) FROM ", $table, " WHERE k >= ?1"),
-            put: concat!("INSERT INTO ", $table, " (k, v) VALUES (?1, ?2) ON CONFLICT (k) DO UPDATE SET v = excluded.v"),
+            put: concat!(
+                "INSERT INTO ",
+                $table,
+                " (k, v) VALUES (?1, ?2) ON CONFLICT (k) DO UPDATE SET v = excluded.v"
+            ),
             remove: concat!("DELETE FROM ", $table, " WHERE k = ?1"),
         }
     };
@@ -324,9 +338,17 @@ fn scan(
     let mut found = Scan::default();
     let mut bytes = 0;
     let sql = sql(map);
-    let mut statement = db.prepare_cached(if end.is_some() { sql.scan } else { sql.scan_to_end })?;
+    let mut statement = db.prepare_cached(if end.is_some() {
+        sql.scan
+    } else {
+        sql.scan_to_end
+    })?;
     let mut rows = match end {
-        Some(end) => statement.query(params![SqlKey::new(map, start), SqlKey::new(map, end), limit])?,
+        Some(end) => statement.query(params![
+            SqlKey::new(map, start),
+            SqlKey::new(map, end),
+            limit
+        ])?,
         None => statement.query(params![SqlKey::new(map, start), limit])?,
     };
     while let Some(row) = rows.next()? {
@@ -358,7 +380,9 @@ fn count(
     let count: i64 = match end {
         Some(end) => db
             .prepare_cached(sql.count)?
-            .query_row([SqlKey::new(map, start), SqlKey::new(map, end)], |row| row.get(0))?,
+            .query_row([SqlKey::new(map, start), SqlKey::new(map, end)], |row| {
+                row.get(0)
+            })?,
         None => db
             .prepare_cached(sql.count_to_end)?
             .query_row([SqlKey::new(map, start)], |row| row.get(0))?,
@@ -387,7 +411,12 @@ macro_rules! reader {
                 last_key(&self.db, map).map_err(failed)
             }
 
-            fn count(&self, map: Map, start: &[u8], end: Option<&[u8]>) -> Result<u64, EngineError> {
+            fn count(
+                &self,
+                map: Map,
+                start: &[u8],
+                end: Option<&[u8]>,
+            ) -> Result<u64, EngineError> {
                 count(&self.db, map, start, end).map_err(failed)
             }
         }

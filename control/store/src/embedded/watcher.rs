@@ -106,7 +106,11 @@ impl EmbeddedWatcher {
     async fn replay(&mut self, next: Revision) {
         // A read that a cancelled call began is finished first.
         if self.reading.is_none() {
-            match self.shared.hub.join(&self.bounds, self.prev_kv, next, &self.queue) {
+            match self
+                .shared
+                .hub
+                .join(&self.bounds, self.prev_kv, next, &self.queue)
+            {
                 Joined::Live(id) => {
                     self.id = Some(id);
                     return self.live();

@@ -79,7 +79,10 @@ impl Writer {
                 None => Duration::MAX,
             }
         };
-        match self.requests.recv_timeout(patience.min(Duration::from_secs(1 << 30))) {
+        match self
+            .requests
+            .recv_timeout(patience.min(Duration::from_secs(1 << 30)))
+        {
             Ok(request) => batch.push(request),
             Err(RecvTimeoutError::Timeout) => return Some(batch),
             Err(RecvTimeoutError::Disconnected) => return None,
@@ -107,7 +110,7 @@ impl Writer {
         entries.extend(self.mvcc.expired(now_ms, EXPIRIES));
         match self.write(now_ms, &entries) {
             Ok(answers) => {
-                self.shared.count_batch(replies.len());
+                self.shared.count_transactions(replies.len());
                 for ((reply, _place), answer) in replies.into_iter().zip(answers) {
                     // Whoever asked may have gone; what it asked for is done.
                     let _ = reply.send(answer);
@@ -138,15 +141,17 @@ impl Writer {
         }
         if applied.written || sweep {
             self.mvcc.engine.commit()?;
+            self.shared.count_batch();
         } else {
             // Only reads and refusals: nothing to make durable.
             self.mvcc.engine.rollback();
         }
         if !applied.changes.is_empty() {
             let engine = &self.mvcc.engine;
-            self.shared.publish(&applied.changes, self.mvcc.revision, |prev| {
-                read::previous(engine, prev)
-            })?;
+            self.shared
+                .publish(&applied.changes, self.mvcc.revision, |prev| {
+                    read::previous(engine, prev)
+                })?;
         }
         if sweep && !self.mvcc.sweep_due() {
             self.shared.set_shrinking(true);
