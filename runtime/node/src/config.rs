@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use kernelet_attach::PodNetwork;
-use kernelet_client::Client;
+use kernelet_client::Informers;
 use kernelet_pki::Identity;
 
 /// One instance's node.
@@ -23,8 +23,8 @@ pub struct NodeConfig {
     /// The path below each hierarchy's root under which pods' cgroups live, this instance's id included.
     pub cgroup_root: String,
     pub instance_id: String,
-    /// The node's own identity (`system:node:<name>`).
-    pub client: Client,
+    /// The process's reflectors, on a client with the node's own identity (`system:node:<name>`).
+    pub informers: Informers,
     pub network: Arc<dyn PodNetwork>,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,

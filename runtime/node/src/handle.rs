@@ -1,32 +1,177 @@
 //! The node as its program holds it: start, status, and the ways to end pods.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio_util::sync::CancellationToken;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kernelet_client::{Recorder, Scope};
+use kernelet_image::ImageStore;
+use kernelet_pod_plan::{cgroup::qos_path, network_files::Resolver, resources::QosClass};
+use kernelet_spec::Resources;
+use kernelet_sys::cgroup::Layout;
+use kube::ResourceExt;
+use tokio::{
+    net::TcpListener,
+    sync::{OnceCell, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{NodeConfig, StartError};
+use crate::{
+    NodeConfig, StartError, api, builtin,
+    context::Context,
+    facts::Machine,
+    images::Images,
+    objects::Objects,
+    pods::Pods,
+    register::{self, Registered},
+};
 
 /// Starts nodes.
 pub struct Node;
 
 impl Node {
-    /// Registers the node, adopts the pods that still run, and serves until `shutdown`; pods run on after it.
-    /// Answers when the node is registered and its kubelet API listens.
+    /// Opens what the node needs on this machine, then registers it, takes over the pods that still run and serves
+    /// until `shutdown`; pods run on after it. Answers when the kubelet API listens; the rest goes on in the
+    /// background, since a node may come up before its server ([`NodeHandle::ready`] waits for it).
     pub async fn start(
         config: NodeConfig,
         shutdown: CancellationToken,
     ) -> Result<NodeHandle, StartError> {
-        let _ = (config, shutdown);
-        todo!("lands with the next commit")
+        folders(&config)?;
+        let listener = listen(&config).await?;
+        let tls = kernelet_pki::server_config(&config.serving, &config.client_ca_pem)
+            .map_err(|e| StartError::Identity(Box::new(e)))?;
+        let layout = Layout::detect().map_err(|e| StartError::Kernel {
+            step: "find the cgroup hierarchies",
+            source: Box::new(e),
+        })?;
+        let layout = Arc::new(layout);
+        groups(&layout, &config.cgroup_root)?;
+        let images = open_images(&config).await?;
+        let machine = Machine::look();
+        let client = config.informers.client().clone();
+        let ctx = Arc::new(Context {
+            client: client.clone(),
+            layout,
+            facts: Arc::new(machine.node_facts(&config)),
+            recorder: Recorder::new(client.clone(), "kubelet", Some(config.node_name.clone())),
+            images: Images::new(images),
+            services: config.informers.all::<Service>(),
+            objects: Objects::new(client),
+            resolver: Resolver::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            shutdown: shutdown.clone(),
+            config,
+        });
+        let (level, registered) = watch::channel(Registered::default());
+        let tasks = TaskTracker::new();
+        let pods = Arc::new(OnceCell::new());
+        tasks.spawn(register::keep(ctx.clone(), machine, level));
+        tasks.spawn(api::serve(
+            ctx.clone(),
+            pods.clone(),
+            listener,
+            Arc::new(tls),
+        ));
+        tasks.spawn(run_pods(ctx.clone(), pods.clone()));
+        tasks.spawn(crate::image_watch::follow(ctx.clone(), pods.clone()));
+        tasks.close();
+        Ok(NodeHandle {
+            ctx,
+            pods,
+            registered,
+            tasks,
+        })
     }
+}
+
+fn folders(config: &NodeConfig) -> Result<(), StartError> {
+    let make = |path: &Path| {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|source| StartError::Folder {
+                action: "make the folder",
+                path: path.to_owned(),
+                source,
+            })
+    };
+    make(&config.data_dir.join("pods"))?;
+    make(&config.run_dir.join("pods"))?;
+    make(&config.log_dir.join("pods"))
+}
+
+async fn listen(config: &NodeConfig) -> Result<TcpListener, StartError> {
+    let ip = config
+        .node_ips
+        .first()
+        .copied()
+        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    let address = SocketAddr::new(ip, config.kubelet_port);
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen { address, source })
+}
+
+/// The groups above the pods', as the kubelet has them.
+fn groups(layout: &Layout, root: &str) -> Result<(), StartError> {
+    for (qos, shares) in [
+        (QosClass::Guaranteed, None),
+        // With requests of its pods it grows; without any it weighs the least.
+        (QosClass::Burstable, None),
+        (QosClass::BestEffort, Some(2)),
+    ] {
+        let resources = Resources {
+            cpu_shares: shares,
+            ..Resources::default()
+        };
+        layout
+            .group(&qos_path(root, qos))
+            .create(&resources)
+            .map_err(|e| StartError::Kernel {
+                step: "make the pods' cgroups",
+                source: Box::new(e),
+            })?;
+    }
+    Ok(())
+}
+
+async fn open_images(config: &NodeConfig) -> Result<ImageStore, StartError> {
+    let dir = config.data_dir.join("images");
+    let opened = tokio::task::spawn_blocking(move || {
+        let store = ImageStore::open(dir).map_err(|e| StartError::Images(Box::new(e)))?;
+        builtin::load(&store).map_err(|e| StartError::Images(Box::new(e)))?;
+        Ok(store)
+    });
+    opened.await.map_err(|e| StartError::Images(Box::new(e)))?
+}
+
+async fn run_pods(ctx: Arc<Context>, pods: Arc<OnceCell<Arc<Pods>>>) {
+    let scope = Scope::fields(format!("spec.nodeName={}", ctx.config.node_name));
+    let api = ctx.config.informers.scoped::<Pod>(scope);
+    let shutdown = ctx.shutdown.clone();
+    let started = Pods::start(ctx, &api).await;
+    let _ = pods.set(started);
+    shutdown.cancelled().await;
 }
 
 /// A running node.
 #[derive(Clone)]
-pub struct NodeHandle {}
+pub struct NodeHandle {
+    ctx: Arc<Context>,
+    pods: Arc<OnceCell<Arc<Pods>>>,
+    registered: watch::Receiver<Registered>,
+    tasks: TaskTracker,
+}
 
 /// What `kernelet status` shows of the node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct NodeReport {
     pub registered: bool,
     /// `None` when Ready, or why not.
@@ -34,7 +179,7 @@ pub struct NodeReport {
     pub pods: Vec<PodReport>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct PodReport {
     pub namespace: String,
     pub name: String,
@@ -48,36 +193,67 @@ pub struct EndPodsError {
     pub left: Vec<String>,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("cannot remove everything of the instance: {}", .left.join("; "))]
-pub struct PurgeError {
-    pub left: Vec<String>,
-}
-
 impl NodeHandle {
     pub fn report(&self) -> NodeReport {
-        todo!("lands with the next commit")
+        let Registered {
+            registered,
+            not_ready,
+        } = self.registered.borrow().clone();
+        let views = self.pods.get().map(|p| p.views()).unwrap_or_default();
+        let pods = views.into_iter().map(|view| PodReport {
+            namespace: view.pod.namespace().unwrap_or_default(),
+            name: view.pod.name_any(),
+            uid: view.pod.uid().unwrap_or_default(),
+            phase: view.status.phase.unwrap_or_default(),
+        });
+        NodeReport {
+            registered,
+            not_ready,
+            pods: pods.collect(),
+        }
     }
 
-    /// Ends every pod's containers with at most `grace` and takes their sandboxes down; the objects stay in the API.
+    /// Resolves when the API shows the node as Ready; never if it stops before.
+    pub async fn ready(&self) {
+        let mut level = self.registered.clone();
+        if level
+            .wait_for(|r| r.registered && r.not_ready.is_none())
+            .await
+            .is_err()
+        {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The node's images.
+    pub fn images(&self) -> &ImageStore {
+        self.ctx.images.store()
+    }
+
+    /// Ends every pod's containers with at most `grace` and takes their sandboxes down; the objects stay in the API,
+    /// and the next start runs them again.
     pub async fn end_pods(&self, grace: Duration) -> Result<(), EndPodsError> {
-        let _ = grace;
-        todo!("lands with the next commit")
+        let Some(pods) = self.pods.get() else {
+            return Ok(());
+        };
+        let left = pods.suspend(grace).await;
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(EndPodsError { left })
+        }
     }
 
-    /// Resolves when the node has stopped after `shutdown`.
+    /// Resolves when the node has stopped after its `shutdown`.
     pub async fn stopped(&self) {
-        todo!("lands with the next commit")
+        self.tasks.wait().await;
     }
 }
 
-/// Kills and removes all pods' processes, cgroups, mounts and folders of an instance that isn't running; goes on past errors.
-pub async fn purge(
-    data_dir: &Path,
-    run_dir: &Path,
-    log_dir: &Path,
-    cgroup_root: &str,
-) -> Result<(), PurgeError> {
-    let _ = (data_dir, run_dir, log_dir, cgroup_root);
-    todo!("lands with the next commit")
+impl std::fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeHandle")
+            .field("node", &self.ctx.config.node_name)
+            .finish_non_exhaustive()
+    }
 }

@@ -1,10 +1,42 @@
 //! The node: the kubelet's part of the cluster.
 //!
+//! ```text
+//!   API ─► pods ─► worker (one task a pod) ─► plan (pure) ─► steps ─► shim, network, images, volumes
+//!                     ▲  probes, logs, hooks                              │
+//!                     └──────────────── what happened ◄───────────────────┘
+//!   register: Node, status, lease        api: the kubelet's HTTPS API
+//! ```
 //! **Invariant:** one task owns each pod; the pure `kernelet_pod_plan` decides, this crate only executes.
 //! **Invariant:** the network is met only through `kernelet_attach`, containers only through their shims.
+//! **Invariant:** nothing here polls for a pod: each wait is for the API's watch, a shim, a probe or a time.
 
+mod adopt;
+mod api;
+mod builtin;
 mod config;
+mod container;
+mod context;
+mod errors;
+mod facts;
 mod handle;
+mod image_watch;
+mod images;
+mod inotify;
+mod logs;
+mod narrate;
+mod objects;
+mod pod;
+mod pods;
+mod probes;
+mod purge;
+mod register;
+mod steps;
+mod termination;
+mod tls;
+mod volumes;
+mod worker;
 
+pub use builtin::HELLO_IMAGE;
 pub use config::{NodeConfig, StartError};
-pub use handle::{EndPodsError, Node, NodeHandle, NodeReport, PodReport, PurgeError, purge};
+pub use handle::{EndPodsError, Node, NodeHandle, NodeReport, PodReport};
+pub use purge::{PurgeError, purge};

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use crate::{
     ContainerId, Done, Exit, Failure, FailureReason, Finished, Hook, ImageStage, Observed,
     ObservedContainer, Outcome, RetryBackOff, Run, Stage, Step, StepError, StepKind, Stop,
-    Teardown, VolumeStage,
+    Teardown, VolumeStage, Wanted,
     back_off::RetryKind,
     probe::{ProbeAnswer, ProbeKind, ProbeState, ProbeTiming},
 };
@@ -326,6 +326,25 @@ impl Observed {
         state.record(answer, timing, now)
     }
 
+    /// The object as the watch shows it. What somebody else wrote into its status after our last write is what the
+    /// API has now; what is ours in it is written again.
+    pub fn api_status_seen(&mut self, wanted: &Wanted) {
+        let version = wanted
+            .pod
+            .metadata
+            .resource_version
+            .as_deref()
+            .and_then(|v| v.parse::<u64>().ok());
+        let newer = match (version, self.reported.version) {
+            (Some(theirs), Some(ours)) => theirs > ours,
+            _ => false,
+        };
+        if newer && !self.reported.busy {
+            self.reported.version = version;
+            self.reported.status = wanted.pod.status.clone();
+        }
+    }
+
     /// What a volume is made from has changed.
     pub fn volume_source_changed(&mut self, volume: &str) {
         match self.volumes.get_mut(volume) {
@@ -398,7 +417,13 @@ impl Observed {
     fn finish_report(&mut self, status: &PodStatus, outcome: Outcome, now: Timestamp) {
         self.reported.busy = false;
         match outcome {
-            Ok(_) => {
+            Ok(done) => {
+                if let Done::Reported {
+                    version: Some(version),
+                } = done
+                {
+                    self.reported.version = Some(version);
+                }
                 self.reported.status = Some(status.clone());
                 self.reported.failed = None;
                 self.reported.differs_since = None;

@@ -255,6 +255,8 @@ pub struct ObservedContainer {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reported {
     pub status: Option<PodStatus>,
+    /// The object's version that our last write made.
+    pub version: Option<u64>,
     pub busy: bool,
     pub failed: Option<Failure>,
     /// Since when the API's status differs from ours in something that can wait.

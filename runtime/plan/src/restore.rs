@@ -91,7 +91,8 @@ impl Observed {
         }
         let done = |is: bool| if is { Stage::Done } else { Stage::Absent };
         seen.folders = done(survivors.folders);
-        seen.cgroup = done(survivors.cgroup);
+        // Made again where nobody held it: a crash may have left it without its limits.
+        seen.cgroup = done(survivors.cgroup && adopted);
         seen.shim = done(survivors.shim != ShimLeft::None);
         seen.sandbox = done(adopted && survivors.sandbox);
         seen.network = done(adopted && survivors.sandbox && !survivors.ips.is_empty());
@@ -105,7 +106,7 @@ impl Observed {
                 .for_each(|c| c.initialized = false);
         }
         let final_phase = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        let nothing = seen.shim == Stage::Absent && seen.cgroup == Stage::Absent;
+        let nothing = survivors.shim == ShimLeft::None && !survivors.cgroup;
         if final_phase && nothing {
             seen.teardown = Teardown::Finished;
         }

@@ -137,6 +137,10 @@ pub enum Done {
         refresh_at: Option<Timestamp>,
     },
     Image(ImageFound),
+    /// The status was written, as this version of the object.
+    Reported {
+        version: Option<u64>,
+    },
     Created {
         id: ContainerId,
     },

@@ -1,0 +1,593 @@
+//! Containers: image, root, process; signalled, killed, removed.
+
+use std::{
+    fs,
+    os::fd::AsFd,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Secret, VolumeMount};
+use kernelet_client::EventType;
+use kernelet_pod_plan::{
+    ContainerId, Done, FailureReason, Outcome, PullPolicy, Role, StepError, Wanted,
+    cgroup::PodCgroup,
+    env::{self, Sources},
+    fields::RuntimeFields,
+    network_files,
+};
+use kernelet_shim_client::{FailureKind, Shim, ShimError};
+use kernelet_spec::{MountPlan, MountSource, Rootfs, Seccomp};
+use kernelet_sys::root::{Symlinks, folder};
+
+use super::Scene;
+use crate::{
+    container::{Inputs, config_error, container_plan, mount},
+    errors::chain,
+    images::{LocalImage, blocking},
+    pod::{Follower, PodHome},
+    volumes::{self, Mounted, OWN_FILES, TERMINATION_LOG},
+};
+
+/// The field path of a container, as events name it.
+pub(crate) fn field_path(role: Role, name: &str) -> String {
+    match role {
+        Role::Main => format!("spec.containers{{{name}}}"),
+        Role::Init | Role::Sidecar => format!("spec.initContainers{{{name}}}"),
+    }
+}
+
+pub(super) async fn resolve_image(
+    home: &PodHome,
+    container: &str,
+    image: &str,
+    policy: PullPolicy,
+) -> Outcome {
+    let local = home.ctx.images.resolve(image, policy).await?;
+    let found = local.found.clone();
+    home.set_image(container, local);
+    Ok(Done::Image(found))
+}
+
+pub(super) async fn create(
+    home: &Arc<PodHome>,
+    scene: &Scene,
+    name: &str,
+    attempt: u32,
+) -> Outcome {
+    let wanted = &scene.wanted;
+    let (role, container) = wanted
+        .container(name)
+        .ok_or_else(|| config_error(format!("no container {name}")))?;
+    let local = match home.image(name) {
+        Some(local) => local,
+        // Known from before a restart of the agent, by name only.
+        None => {
+            let asked = container.image.clone().unwrap_or_default();
+            home.ctx
+                .images
+                .resolve(&asked, kernelet_pod_plan::pull_policy(container))
+                .await?
+        }
+    };
+    let shim = home.need_shim(FailureReason::CreateContainerError)?;
+    let id = new_id();
+    let env = environment(home, scene, container).await?;
+    let hostname = network_files::hostname(wanted, &home.ctx.config.node_name);
+    write_own_files(home, scene, &hostname, &id).await?;
+    let mounts = mounts(home, wanted, container, &id, &env).await?;
+    let rootfs = make_root(home, &id, &local).await?;
+    let cgroup = PodCgroup::of(&home.ctx.config.cgroup_root, wanted);
+    let seccomp_dir = home.ctx.config.data_dir.join("seccomp");
+    let plan = container_plan(Inputs {
+        wanted,
+        container,
+        id: &id,
+        attempt,
+        image: &local.config,
+        found: &local.found,
+        rootfs,
+        hostname: &hostname,
+        env,
+        mounts,
+        cgroup: cgroup.container(&id),
+        seccomp_localhost: &|name| localhost_profile(&seccomp_dir, name),
+    });
+    let created = match plan {
+        Ok(plan) => match home.set_plan(&plan) {
+            Ok(()) => shim.create(&plan).await.map(drop).map_err(create_error),
+            Err(error) => Err(config_error(format!("write the container's plan: {error}"))),
+        },
+        Err(error) => Err(error),
+    };
+    if let Err(error) = created {
+        discard_root(home, &id).await;
+        return Err(error);
+    }
+    home.container_event(
+        &field_path(role, name),
+        EventType::Normal,
+        "Created",
+        format!("Created container: {name}"),
+    );
+    Ok(Done::Created { id })
+}
+
+/// 64 hex digits, as everybody's container ids.
+fn new_id() -> ContainerId {
+    let bytes: [u8; 32] = rand::random();
+    ContainerId(
+        bytes
+            .iter()
+            .fold(String::with_capacity(64), |mut id, byte| {
+                use std::fmt::Write;
+                let _ = write!(id, "{byte:02x}");
+                id
+            }),
+    )
+}
+
+fn create_error(error: ShimError) -> StepError {
+    let reason = match &error {
+        // The command isn't in the image: the container was made and its process could not be.
+        ShimError::Refused(failure) if failure.kind == FailureKind::Command => {
+            FailureReason::RunContainerError
+        }
+        _ => FailureReason::CreateContainerError,
+    };
+    StepError {
+        reason,
+        message: chain(&error),
+    }
+}
+
+struct Fetched {
+    config_maps: Vec<(String, Arc<ConfigMap>)>,
+    secrets: Vec<(String, Arc<Secret>)>,
+}
+
+impl Sources for Fetched {
+    fn config_map(&self, name: &str) -> Option<&ConfigMap> {
+        self.config_maps
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, m)| &**m)
+    }
+
+    fn secret(&self, name: &str) -> Option<&Secret> {
+        self.secrets
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, s)| &**s)
+    }
+}
+
+async fn environment(
+    home: &Arc<PodHome>,
+    scene: &Scene,
+    container: &Container,
+) -> Result<Vec<(String, String)>, StepError> {
+    let (maps, secrets) = env::needed(container);
+    let mut fetched = Fetched {
+        config_maps: Vec::new(),
+        secrets: Vec::new(),
+    };
+    for name in maps {
+        let map = home.config_map(&Follower::Configuration, &name).await;
+        fetched.config_maps.extend(
+            map.map_err(|e| config_error(e.to_string()))?
+                .map(|m| (name, m)),
+        );
+    }
+    for name in secrets {
+        let secret = home.secret(&Follower::Configuration, &name).await;
+        fetched.secrets.extend(
+            secret
+                .map_err(|e| config_error(e.to_string()))?
+                .map(|s| (name, s)),
+        );
+    }
+    let services = home.ctx.services.list();
+    let services = env::service_variables(&scene.wanted, services.iter().map(|s| &**s));
+    let text = |ips: &[std::net::IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let host_ips = text(&home.ctx.host_ips());
+    let pod_ips = if scene.wanted.host_network() {
+        host_ips.clone()
+    } else {
+        text(&scene.ips)
+    };
+    let fields = RuntimeFields {
+        pod_ips: &pod_ips,
+        host_ips: &host_ips,
+        node_name: &home.ctx.config.node_name,
+    };
+    env::environment(&scene.wanted, container, &services, &fetched, &fields)
+        .map_err(|e| config_error(e.to_string()))
+}
+
+async fn write_own_files(
+    home: &PodHome,
+    scene: &Scene,
+    hostname: &str,
+    id: &ContainerId,
+) -> Result<(), StepError> {
+    let mut files = vec![(format!("{TERMINATION_LOG}{id}"), String::new())];
+    let (wanted, config) = (&scene.wanted, &home.ctx.config);
+    if !home.files_ready() {
+        let host_file = if wanted.host_network() {
+            fs::read_to_string("/etc/hosts").unwrap_or_default()
+        } else {
+            String::new()
+        };
+        let hosts = network_files::hosts(
+            wanted,
+            &scene.ips,
+            hostname,
+            &config.cluster_domain,
+            &host_file,
+        );
+        let resolv = network_files::resolv_conf(
+            wanted,
+            &config.cluster_dns,
+            &config.cluster_domain,
+            &home.ctx.resolver,
+        );
+        files.push(("hosts".to_owned(), hosts));
+        files.push(("resolv.conf".to_owned(), resolv));
+        files.push(("hostname".to_owned(), format!("{hostname}\n")));
+    }
+    volumes::own_files(home, files).await?;
+    home.set_files_ready();
+    Ok(())
+}
+
+async fn mounts(
+    home: &Arc<PodHome>,
+    wanted: &Wanted,
+    container: &Container,
+    id: &ContainerId,
+    env: &[(String, String)],
+) -> Result<Vec<MountPlan>, StepError> {
+    let mut mounts = Vec::new();
+    for wished in container.volume_mounts.iter().flatten() {
+        mounts.push(volume_mount(home, wanted, wished, env).await?);
+    }
+    let own = |path: &str, file: String, mounts: &mut Vec<MountPlan>| {
+        // The pod's own volume at the same place wins.
+        if mounts.iter().all(|m| m.destination != Path::new(path)) {
+            let source = MountSource::Volume {
+                name: OWN_FILES.to_owned(),
+                sub_path: Some(PathBuf::from(file)),
+            };
+            mounts.push(mount(path, source, false, None, None));
+        }
+    };
+    for name in ["hosts", "resolv.conf", "hostname"] {
+        own(&format!("/etc/{name}"), name.to_owned(), &mut mounts);
+    }
+    let log = container
+        .termination_message_path
+        .as_deref()
+        .unwrap_or("/dev/termination-log");
+    own(log, format!("{TERMINATION_LOG}{id}"), &mut mounts);
+    Ok(mounts)
+}
+
+async fn volume_mount(
+    home: &Arc<PodHome>,
+    wanted: &Wanted,
+    wished: &VolumeMount,
+    env: &[(String, String)],
+) -> Result<MountPlan, StepError> {
+    // Adopted pods have their volumes in the shim; the agent's own handle is made again by need.
+    if home.volume(&wished.name).is_none() {
+        volumes::mount(home, wanted, &wished.name).await?;
+    }
+    let volume = home
+        .volume(&wished.name)
+        .ok_or_else(|| config_error(format!("volume {} is not mounted", wished.name)))?;
+    let sub_path = sub_path(wished, env)?;
+    let (source, content) = match volume {
+        Mounted::Host(path) => {
+            if let Some(sub) = sub_path.clone() {
+                make_sub_path(path.clone(), sub).await?;
+            }
+            (
+                MountSource::Host {
+                    path,
+                    sub_path,
+                    recursive: true,
+                },
+                false,
+            )
+        }
+        Mounted::Tmpfs { name, content } => (MountSource::Volume { name, sub_path }, content),
+    };
+    Ok(mount(
+        &wished.mount_path,
+        source,
+        content || wished.read_only == Some(true),
+        wished.mount_propagation.as_deref(),
+        wished.recursive_read_only.as_deref(),
+    ))
+}
+
+fn sub_path(wished: &VolumeMount, env: &[(String, String)]) -> Result<Option<PathBuf>, StepError> {
+    let text = match (wished.sub_path.as_deref(), wished.sub_path_expr.as_deref()) {
+        (Some(path), _) if !path.is_empty() => path.to_owned(),
+        (_, Some(expression)) if !expression.is_empty() => {
+            let scope = env.iter().cloned().collect();
+            let text = env::expand(expression, &scope);
+            // What isn't known stays as it is written; a folder of that name helps nobody.
+            if text.contains("$(") {
+                return Err(config_error(format!(
+                    "missing value for {expression} in subPathExpr"
+                )));
+            }
+            text
+        }
+        _ => return Ok(None),
+    };
+    let path = PathBuf::from(&text);
+    let plain = path.components().all(|c| {
+        matches!(
+            c,
+            std::path::Component::Normal(_) | std::path::Component::CurDir
+        )
+    });
+    if !plain {
+        return Err(config_error(format!(
+            "subPath {text:?} leads out of the volume"
+        )));
+    }
+    Ok(Some(path))
+}
+
+/// A subPath that isn't there becomes a folder, as upstream has it. The walk never leaves the volume.
+async fn make_sub_path(volume: PathBuf, sub_path: PathBuf) -> Result<(), StepError> {
+    let made = blocking(move || {
+        let root = fs::File::open(&volume)
+            .map_err(|e| kernelet_sys::SysError::io(format!("open {}", volume.display()), &e))?;
+        let there = kernelet_sys::root::open_in(
+            root.as_fd(),
+            &sub_path,
+            nix::fcntl::OFlag::O_PATH,
+            0,
+            Symlinks::Inside,
+        );
+        if there.is_ok() {
+            return Ok(());
+        }
+        folder(root.as_fd(), &sub_path, Symlinks::Inside).map(drop)
+    });
+    made.await?.map_err(|e| {
+        config_error(format!(
+            "failed to prepare subPath for volumeMount: {}",
+            chain(&e)
+        ))
+    })
+}
+
+async fn make_root(
+    home: &PodHome,
+    id: &ContainerId,
+    image: &LocalImage,
+) -> Result<Rootfs, StepError> {
+    let dir = home.dir().join("containers").join(&id.0);
+    let (images, image_id, layers, id) = (
+        home.ctx.images.clone(),
+        image.id,
+        image.layers.clone(),
+        id.clone(),
+    );
+    let made = blocking(move || {
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        for part in [&upper, &work] {
+            // The upper folder's mode becomes the root's.
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(part)
+                .map_err(|e| e.to_string())?;
+        }
+        images.hold(image_id, &id).map_err(|e| chain(&e))?;
+        Ok::<_, String>(Rootfs::Overlay {
+            lower: layers,
+            upper,
+            work,
+        })
+    });
+    made.await?.map_err(|e| StepError {
+        reason: FailureReason::CreateContainerError,
+        message: format!("make the container's root: {e}"),
+    })
+}
+
+async fn discard_root(home: &PodHome, id: &ContainerId) {
+    let (dir, images, id) = (
+        home.dir().join("containers").join(&id.0),
+        home.ctx.images.clone(),
+        id.clone(),
+    );
+    let removed = blocking(move || {
+        images.release(&id.0).map_err(|e| chain(&e))?;
+        super::ground::remove_dir(&dir).map_err(|e| e.to_string())
+    });
+    if let Ok(Err(error)) = removed.await {
+        tracing::warn!(
+            error,
+            "remove the root of a container that could not be made"
+        );
+    }
+}
+
+fn localhost_profile(dir: &Path, name: &str) -> Result<Seccomp, String> {
+    let path = Path::new(name);
+    let plain = path
+        .components()
+        .all(|c| matches!(c, std::path::Component::Normal(_)));
+    if name.is_empty() || !plain {
+        return Err("the name must be a path below the node's seccomp folder".to_owned());
+    }
+    let _ = dir;
+    Err("profiles of the node (type Localhost) are not implemented".to_owned())
+}
+
+pub(super) async fn start(home: &PodHome, id: &ContainerId) -> Outcome {
+    let shim = home.need_shim(FailureReason::RunContainerError)?;
+    let at = shim.start(&spec_id(id)?).await;
+    let at = at.map_err(|e| StepError {
+        reason: FailureReason::RunContainerError,
+        message: chain(&e),
+    })?;
+    Ok(Done::Started {
+        at: Timestamp::try_from(at).unwrap_or_else(|_| Timestamp::now()),
+    })
+}
+
+pub(crate) fn spec_id(id: &ContainerId) -> Result<kernelet_spec::ContainerId, StepError> {
+    kernelet_spec::ContainerId::new(id.0.clone()).map_err(|e| config_error(e.to_string()))
+}
+
+fn kill_error(error: ShimError) -> StepError {
+    StepError {
+        reason: FailureReason::FailedKillPod,
+        message: chain(&error),
+    }
+}
+
+/// A gone shim or container needs no signal: its end is on its way to us by itself.
+fn gone_is_done(result: Result<(), ShimError>) -> Outcome {
+    match result {
+        Ok(()) | Err(ShimError::Gone) => Ok(Done::Nothing),
+        Err(ShimError::Refused(failure)) if failure.kind == FailureKind::NotFound => {
+            Ok(Done::Nothing)
+        }
+        Err(error) => Err(kill_error(error)),
+    }
+}
+
+pub(super) async fn signal(home: &PodHome, scene: &Scene, name: &str, id: &ContainerId) -> Outcome {
+    let own = scene
+        .wanted
+        .container(name)
+        .and_then(|(_, c)| c.lifecycle.as_ref()?.stop_signal.clone());
+    let of_image = || home.image(name).and_then(|i| i.config.stop_signal);
+    let signal = own
+        .or_else(of_image)
+        .and_then(|text| signal_number(&text))
+        .unwrap_or(15);
+    let Some(shim) = home.shim() else {
+        return Ok(Done::Nothing);
+    };
+    gone_is_done(shim.signal(&spec_id(id)?, signal).await)
+}
+
+/// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`.
+fn signal_number(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    if let Some(offset) = full.strip_prefix("SIGRTMIN") {
+        let offset = if offset.is_empty() {
+            0
+        } else {
+            offset.strip_prefix('+')?.parse::<i32>().ok()?
+        };
+        return (0..=30).contains(&offset).then_some(34 + offset);
+    }
+    full.parse::<nix::sys::signal::Signal>()
+        .ok()
+        .map(|s| s as i32)
+}
+
+pub(super) async fn kill(home: &PodHome, id: &ContainerId) -> Outcome {
+    let Some(shim) = home.shim() else {
+        return Ok(Done::Nothing);
+    };
+    gone_is_done(shim.kill(&spec_id(id)?).await)
+}
+
+pub(super) async fn remove(home: &PodHome, id: &ContainerId) -> Outcome {
+    if let Some(shim) = home.shim() {
+        forget(&shim, id).await?;
+    }
+    home.forget_plan(&id.0);
+    let (dir, images, id) = (
+        home.dir().join("containers").join(&id.0),
+        home.ctx.images.clone(),
+        id.clone(),
+    );
+    let removed = blocking(move || {
+        images.release(&id.0).map_err(|e| chain(&e))?;
+        super::ground::remove_dir(&dir).map_err(|e| e.to_string())
+    });
+    removed.await?.map_err(|e| StepError {
+        reason: FailureReason::FailedKillPod,
+        message: format!("remove the container's root: {e}"),
+    })?;
+    Ok(Done::Nothing)
+}
+
+async fn forget(shim: &Shim, id: &ContainerId) -> Outcome {
+    gone_is_done(shim.remove(&spec_id(id)?).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_read_as_images_write_them() {
+        for (text, number) in [
+            ("SIGTERM", Some(15)),
+            ("quit", Some(3)),
+            ("9", Some(9)),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMIN", Some(34)),
+            ("0", None),
+            ("65", None),
+            ("SIGNONE", None),
+        ] {
+            assert_eq!(signal_number(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sub_path_stays_in_its_volume() {
+        let wished = |path: Option<&str>, expression: Option<&str>| VolumeMount {
+            sub_path: path.map(str::to_owned),
+            sub_path_expr: expression.map(str::to_owned),
+            ..VolumeMount::default()
+        };
+        let env = [
+            ("A".to_owned(), "x".to_owned()),
+            ("UP".to_owned(), "..".to_owned()),
+        ];
+        assert_eq!(
+            sub_path(&wished(Some("a/b"), None), &env),
+            Ok(Some(PathBuf::from("a/b")))
+        );
+        assert_eq!(
+            sub_path(&wished(None, Some("$(A)/y")), &env),
+            Ok(Some(PathBuf::from("x/y")))
+        );
+        assert_eq!(sub_path(&wished(None, None), &env), Ok(None));
+        for bad in [
+            wished(Some("../x"), None),
+            wished(Some("/etc"), None),
+            wished(None, Some("$(UP)/x")),
+            wished(None, Some("$(NO)")),
+        ] {
+            assert!(sub_path(&bad, &env).is_err(), "{bad:?}");
+        }
+    }
+}
