@@ -125,6 +125,8 @@ pub(crate) fn isolate_with(keep: &mut Vec<i32>) -> Result<(), CreateError> {
     unsafe { fd::close_all_but(keep) }?;
     process::reset_signals();
     process::new_session()?;
+    // Modes of what is made for the container are meant as they stand.
+    process::set_umask(0);
     Ok(())
 }
 
