@@ -43,10 +43,12 @@ fn archive(program: &[u8]) -> io::Result<Archive> {
     });
     let config = serde_json::to_vec(&config)?;
     let id = digest(&config);
+    // Named by its digest, as `docker save` does: that is how its names find it.
+    let config_name = format!("{}.json", id.trim_start_matches("sha256:"));
     let manifest =
-        json!([{"Config": "config.json", "RepoTags": [HELLO_IMAGE], "Layers": ["layer.tar"]}]);
+        json!([{"Config": config_name, "RepoTags": [HELLO_IMAGE], "Layers": ["layer.tar"]}]);
     let mut archive = Builder::new(Vec::new());
-    entry(&mut archive, "config.json", &config, 0o644)?;
+    entry(&mut archive, &config_name, &config, 0o644)?;
     entry(&mut archive, "layer.tar", &layer, 0o644)?;
     entry(
         &mut archive,
