@@ -6,14 +6,18 @@
 mod common;
 mod config;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod expectations;
 mod garbage;
 mod inventory;
 mod namespace_defaults;
 mod namespaces;
+mod node;
+mod podgc;
 mod replicaset;
 mod run;
 
 pub use config::ControllersConfig;
+pub use node::BadCidr;
 pub use run::{RunError, run, run_shared};

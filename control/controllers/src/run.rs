@@ -1,8 +1,13 @@
 //! Starts every controller on the process's shared watches.
 
 use crate::{
-    ControllersConfig, common::Context, deployment, endpoints, garbage, inventory::Inventory,
-    namespace_defaults, namespaces, replicaset,
+    BadCidr, ControllersConfig,
+    common::Context,
+    deployment, disruption, endpoints, garbage,
+    inventory::Inventory,
+    namespace_defaults, namespaces,
+    node::{Cidr, eviction, ipam, lifecycle},
+    podgc, replicaset,
 };
 use kernelet_client::Informers;
 use kube::Client;
@@ -12,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 /// Why the controllers ended by themselves.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error("reading the cluster's pod ranges")]
+    Ranges(#[source] BadCidr),
     #[error("a controller panicked")]
     Panicked(#[source] tokio::task::JoinError),
 }
@@ -34,6 +41,23 @@ pub async fn run_shared(
     config: ControllersConfig,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
+    let ranges = config
+        .cluster_cidrs
+        .iter()
+        .map(|range| {
+            let cluster: Cidr = range.parse()?;
+            let node_prefix = if cluster.is_v4() {
+                config.node_mask_v4
+            } else {
+                config.node_mask_v6
+            };
+            Ok(ipam::Range {
+                cluster,
+                node_prefix,
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(RunError::Ranges)?;
     let context = Context::new(client, informers, shutdown.clone());
     let mut set = JoinSet::new();
     set.spawn(deployment::run(context.clone()));
@@ -41,6 +65,11 @@ pub async fn run_shared(
     set.spawn(endpoints::run(context.clone()));
     let ca_pem = config.ca.cert_pem().to_owned();
     set.spawn(namespace_defaults::run(context.clone(), ca_pem));
+    set.spawn(ipam::run(context.clone(), ranges));
+    set.spawn(lifecycle::run(context.clone(), config.node_grace));
+    set.spawn(eviction::run(context.clone()));
+    set.spawn(podgc::run(context.clone(), config.terminated_pods_kept));
+    set.spawn(disruption::run(context.clone()));
     let everything = context.clone();
     set.spawn(async move {
         if let Some(inventory) = Inventory::start(&everything).await {
