@@ -251,14 +251,14 @@ impl Service<'_> {
                 Err(_) => Answer::NoName,
             };
         }
+        if self.records.headless && self.records.endpoints.is_empty() {
+            return Answer::NoName;
+        }
         if self.question.ty == RecordType::SRV {
             return self.srv(|_| true);
         }
         if !self.records.headless {
             return self.question.addresses(&self.records.cluster_ips);
-        }
-        if self.records.endpoints.is_empty() {
-            return Answer::NoName;
         }
         let mut addresses: Vec<IpAddr> =
             self.records.endpoints.iter().map(|it| it.address).collect();

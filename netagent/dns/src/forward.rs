@@ -19,7 +19,7 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     time::timeout,
 };
 use tracing::{debug, warn};
@@ -54,11 +54,14 @@ pub(crate) struct Forwarder {
     state: ArcSwap<State>,
     in_flight: Semaphore,
     probe: OnceLock<Name>,
+    /// Resolvers came that were not probed yet.
+    changed: Notify,
 }
 
 #[derive(Clone, Default)]
 struct State {
-    read: Option<SystemTime>,
+    /// When the file that was read last was written; inside, `None` when there was no file.
+    read: Option<Option<SystemTime>>,
     servers: Vec<SocketAddr>,
     /// Resolvers that were found to ask us in turn.
     looping: Vec<SocketAddr>,
@@ -72,6 +75,7 @@ impl Forwarder {
             state: ArcSwap::from_pointee(State::default()),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             probe: OnceLock::new(),
+            changed: Notify::new(),
         }
     }
 
@@ -97,22 +101,26 @@ impl Forwarder {
     fn refresh(&self, path: &Path) {
         let modified = fs::metadata(path).and_then(|meta| meta.modified()).ok();
         let state = self.state.load();
-        if state.read.is_some() && state.read == modified {
+        if state.read == Some(modified) {
             return;
         }
         let text = fs::read_to_string(path).unwrap_or_else(|error| {
             warn!(path = %path.display(), %error, "reading the host's resolvers");
             String::new()
         });
-        let servers = name_servers(&text, &self.not)
+        let servers: Vec<SocketAddr> = name_servers(&text, &self.not)
             .into_iter()
-            .filter(|it| !state.looping.contains(it))
+            .filter(|server| !state.looping.contains(server))
             .collect();
+        let others = servers != state.servers;
         self.state.store(Arc::new(State {
-            read: modified,
+            read: Some(modified),
             servers,
             looping: state.looping.clone(),
         }));
+        if others {
+            self.changed.notify_one();
+        }
     }
 
     /// Sends `question` on and answers what came back.
@@ -163,10 +171,18 @@ impl Forwarder {
         self.probe.get() == Some(name)
     }
 
+    /// Drops resolvers that ask us in turn: those of now, and whenever there are others.
+    pub(crate) async fn watch_for_loops(&self, probe: Name) {
+        loop {
+            self.drop_loops(&probe).await;
+            self.changed.notified().await;
+        }
+    }
+
     /// Asks each resolver for a name that nobody else knows. One that comes back refused in the way that only this
     /// server refuses asks us in turn, and is not asked again.
-    pub(crate) async fn drop_loops(&self, probe: Name) {
-        let probe = self.probe.get_or_init(|| probe);
+    async fn drop_loops(&self, probe: &Name) {
+        let probe = self.probe.get_or_init(|| probe.clone());
         let mut message = Message::query();
         message.metadata.recursion_desired = true;
         message.add_query(Query::query(probe.clone(), RecordType::HINFO));

@@ -79,7 +79,7 @@ impl Dns {
         server.register_listener(tcp, TCP_IDLE, TCP_BUFFERED_ANSWERS);
 
         let serving = tokio::spawn(async move {
-            let probing = tokio::spawn(async move { forwarder.drop_loops(probe).await });
+            let probing = tokio::spawn(async move { forwarder.watch_for_loops(probe).await });
             shutdown.cancelled().await;
             probing.abort();
             if let Err(error) = server.shutdown_gracefully().await {
