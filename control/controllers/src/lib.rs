@@ -3,6 +3,7 @@
 //! **Invariant:** controllers know each other only through the API: each watches, decides and
 //! writes for itself.
 
+mod certificates;
 mod common;
 mod config;
 mod deployment;

@@ -1,7 +1,7 @@
 //! Starts every controller on the process's shared watches.
 
 use crate::{
-    BadCidr, ControllersConfig,
+    BadCidr, ControllersConfig, certificates,
     common::Context,
     deployment, disruption, endpoints, garbage,
     inventory::Inventory,
@@ -70,6 +70,7 @@ pub async fn run_shared(
     set.spawn(eviction::run(context.clone()));
     set.spawn(podgc::run(context.clone(), config.terminated_pods_kept));
     set.spawn(disruption::run(context.clone()));
+    set.spawn(certificates::run(context.clone(), config.ca));
     let everything = context.clone();
     set.spawn(async move {
         if let Some(inventory) = Inventory::start(&everything).await {
