@@ -4,7 +4,10 @@
 
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
-use kernelet_pki::{Ca, IdentitySpec, KubeConfig, Lifetimes, Login, ServiceAccountKeys, Usage, client_config, server_config};
+use kernelet_pki::{
+    Ca, IdentitySpec, KubeConfig, Lifetimes, Login, ServiceAccountKeys, Usage, client_config,
+    server_config,
+};
 use kernelet_server::{Server, ServerConfig};
 use kernelet_store::{Options, Store};
 use tokio::net::TcpListener;
@@ -12,11 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
     let mut args = std::env::args().skip(1);
     let port: u16 = args.next().map_or(Ok(6443), |port| port.parse())?;
     let temporary = tempfile::tempdir()?;
-    let dir = args.next().map_or_else(|| temporary.path().to_owned(), PathBuf::from);
+    let dir = args
+        .next()
+        .map_or_else(|| temporary.path().to_owned(), PathBuf::from);
     std::fs::create_dir_all(&dir)?;
     let ca = Ca::load_or_create(&dir, Lifetimes::default())?;
     let issue = |name: &str, group: Option<&str>, usage| {
@@ -29,7 +36,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
     };
     let serving = issue("kube-apiserver", None, Usage::Server)?;
-    let kubelet = issue("kube-apiserver-kubelet-client", Some("system:masters"), Usage::Client)?;
+    let kubelet = issue(
+        "kube-apiserver-kubelet-client",
+        Some("system:masters"),
+        Usage::Client,
+    )?;
     let admin = issue("kubernetes-admin", Some("system:masters"), Usage::Client)?;
     let kubeconfig = dir.join("kubeconfig");
     KubeConfig {

@@ -28,16 +28,28 @@ pub struct Failed {
 pub async fn run(state: &Arc<State>) -> Result<(), Failed> {
     let user = UserInfo::apiserver();
     for name in NAMESPACES {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure(state, &user, "", "namespaces", namespace, &|_| None).await?;
     }
     for role in policy::cluster_roles() {
         let wanted = role.clone();
-        ensure(state, &user, RBAC, "clusterroles", role, &move |old| mended_role(old, &wanted)).await?;
+        ensure(state, &user, RBAC, "clusterroles", role, &move |old| {
+            mended_role(old, &wanted)
+        })
+        .await?;
     }
     for binding in policy::cluster_role_bindings() {
         let wanted = binding.clone();
-        ensure(state, &user, RBAC, "clusterrolebindings", binding, &move |old| mended_binding(old, &wanted)).await?;
+        ensure(
+            state,
+            &user,
+            RBAC,
+            "clusterrolebindings",
+            binding,
+            &move |old| mended_binding(old, &wanted),
+        )
+        .await?;
     }
     kubernetes_service(state, &user).await
 }
@@ -51,14 +63,23 @@ async fn ensure(
     object: Value,
     mend: &(dyn Fn(&Value) -> Option<Value> + Send + Sync),
 ) -> Result<(), Failed> {
-    let (namespace, name) = (meta::namespace(&object).to_owned(), meta::name(&object).to_owned());
+    let (namespace, name) = (
+        meta::namespace(&object).to_owned(),
+        meta::name(&object).to_owned(),
+    );
     let failed = |error| Failed {
         what: format!("{plural} {name:?}"),
         error,
     };
     let snapshot = state.registry.load_full();
-    let served = snapshot.get(group, plural).ok_or_else(|| failed(ApiError::page_not_found()))?;
-    let version = served.resource.versions.first().map_or("v1", |version| version.name.as_str());
+    let served = snapshot
+        .get(group, plural)
+        .ok_or_else(|| failed(ApiError::page_not_found()))?;
+    let version = served
+        .resource
+        .versions
+        .first()
+        .map_or("v1", |version| version.name.as_str());
     let request = WriteRequest {
         state,
         snapshot: &snapshot,
@@ -91,8 +112,17 @@ fn mended_role(old: &Value, wanted: &Value) -> Option<Value> {
     if let Some(rule) = wanted.get("aggregationRule") {
         new["aggregationRule"] = rule.clone();
     } else {
-        let mut rules = old.get("rules").and_then(Value::as_array).cloned().unwrap_or_default();
-        for rule in wanted.get("rules").and_then(Value::as_array).into_iter().flatten() {
+        let mut rules = old
+            .get("rules")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        for rule in wanted
+            .get("rules")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             if !rules.contains(rule) {
                 rules.push(rule.clone());
             }
@@ -109,8 +139,17 @@ fn mended_binding(old: &Value, wanted: &Value) -> Option<Value> {
         return None;
     }
     let mut new = old.clone();
-    let mut subjects = old.get("subjects").and_then(Value::as_array).cloned().unwrap_or_default();
-    for subject in wanted.get("subjects").and_then(Value::as_array).into_iter().flatten() {
+    let mut subjects = old
+        .get("subjects")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    for subject in wanted
+        .get("subjects")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         if !subjects.contains(subject) {
             subjects.push(subject.clone());
         }
@@ -122,7 +161,10 @@ fn mended_binding(old: &Value, wanted: &Value) -> Option<Value> {
 
 fn with_labels(new: &mut Value, wanted: &Value) {
     if let Some(labels) = meta::labels(wanted).cloned()
-        && let Some(own) = meta::metadata_mut(new).entry("labels").or_insert_with(|| json!({})).as_object_mut()
+        && let Some(own) = meta::metadata_mut(new)
+            .entry("labels")
+            .or_insert_with(|| json!({}))
+            .as_object_mut()
     {
         own.extend(labels);
     }
@@ -150,6 +192,11 @@ async fn kubernetes_service(state: &Arc<State>, user: &UserInfo) -> Result<(), F
         Some(new)
     })
     .await?;
+    if config.advertise.is_loopback() {
+        // Endpoints can't be on loopback: nobody else would reach them there.
+        tracing::warn!(advertise = %config.advertise, "the kubernetes Service gets no endpoint");
+        return Ok(());
+    }
     let advertise = config.advertise.to_string();
     let subsets = json!([{
         "addresses": [{"ip": advertise}],
@@ -184,11 +231,18 @@ async fn kubernetes_service(state: &Arc<State>, user: &UserInfo) -> Result<(), F
         },
         "addressType": address_type, "endpoints": targets, "ports": slice_ports,
     });
-    ensure(state, user, "discovery.k8s.io", "endpointslices", slice, &|old| {
-        let mut new = old.clone();
-        new["endpoints"] = targets.clone();
-        new["ports"] = slice_ports.clone();
-        Some(new)
-    })
+    ensure(
+        state,
+        user,
+        "discovery.k8s.io",
+        "endpointslices",
+        slice,
+        &|old| {
+            let mut new = old.clone();
+            new["endpoints"] = targets.clone();
+            new["ports"] = slice_ports.clone();
+            Some(new)
+        },
+    )
     .await
 }

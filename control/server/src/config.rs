@@ -60,7 +60,9 @@ impl Cidr {
 
     /// How many addresses the range holds, saturating.
     pub fn size(self) -> u128 {
-        1u128.checked_shl(u32::from(self.bits() - self.prefix)).unwrap_or(u128::MAX)
+        1u128
+            .checked_shl(u32::from(self.bits() - self.prefix))
+            .unwrap_or(u128::MAX)
     }
 
     /// The address at that offset, if it lies in the range.
@@ -82,7 +84,9 @@ impl Cidr {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
                 u128::from(address.to_bits()).wrapping_sub(u128::from(base.to_bits())) < self.size()
             }
-            (IpAddr::V6(base), IpAddr::V6(address)) => address.to_bits().wrapping_sub(base.to_bits()) < self.size(),
+            (IpAddr::V6(base), IpAddr::V6(address)) => {
+                address.to_bits().wrapping_sub(base.to_bits()) < self.size()
+            }
             _ => false,
         }
     }
@@ -109,7 +113,9 @@ impl FromStr for Cidr {
             // A base with host bits set is a typing error more often than an intention.
             (base & host_bits == 0 || cidr.prefix == 0).then_some(cidr)
         };
-        parse().ok_or_else(|| CidrError { text: text.to_owned() })
+        parse().ok_or_else(|| CidrError {
+            text: text.to_owned(),
+        })
     }
 }
 

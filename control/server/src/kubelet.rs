@@ -30,7 +30,13 @@ impl Endpoint {
     pub fn of(node: &Value) -> Option<Endpoint> {
         let addresses = node.pointer("/status/addresses")?.as_array()?;
         let address = ["InternalIP", "ExternalIP"].iter().find_map(|ty| {
-            addresses.iter().find(|a| a["type"] == **ty)?.get("address")?.as_str()?.parse().ok()
+            addresses
+                .iter()
+                .find(|a| a["type"] == **ty)?
+                .get("address")?
+                .as_str()?
+                .parse()
+                .ok()
         })?;
         let port = node
             .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
@@ -54,14 +60,25 @@ pub async fn get(
         IpAddr::V4(address) => format!("{address}:{}", endpoint.port),
         IpAddr::V6(address) => format!("[{address}]:{}", endpoint.port),
     };
-    let failed = |error: &dyn std::fmt::Display| ApiError::internal(format!("Get \"https://{authority}{path}\": {error}"));
-    let connect = async {
-        let tcp = TcpStream::connect((endpoint.address, endpoint.port)).await.map_err(|error| failed(&error))?;
-        let name = ServerName::IpAddress(endpoint.address.into());
-        let tls = TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| failed(&error))?;
-        hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|error| failed(&error))
+    let failed = |error: &dyn std::fmt::Display| {
+        ApiError::internal(format!("Get \"https://{authority}{path}\": {error}"))
     };
-    let (mut sender, connection) = time::timeout(CONNECT, connect).await.map_err(|_| failed(&"timed out"))??;
+    let connect = async {
+        let tcp = TcpStream::connect((endpoint.address, endpoint.port))
+            .await
+            .map_err(|error| failed(&error))?;
+        let name = ServerName::IpAddress(endpoint.address.into());
+        let tls = TlsConnector::from(tls)
+            .connect(name, tcp)
+            .await
+            .map_err(|error| failed(&error))?;
+        hyper::client::conn::http1::handshake(TokioIo::new(tls))
+            .await
+            .map_err(|error| failed(&error))
+    };
+    let (mut sender, connection) = time::timeout(CONNECT, connect)
+        .await
+        .map_err(|_| failed(&"timed out"))??;
     // The connection lives as long as the body that is read from it.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -73,11 +90,18 @@ pub async fn get(
         .header(header::USER_AGENT, "kernelet-server")
         .body(Empty::<Bytes>::new())
         .map_err(|error| failed(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| failed(&error))?;
     let status = response.status();
     let body = response.into_body();
     if !status.is_success() {
-        let text = Limited::new(body, ERROR_TEXT).collect().await.map(|text| text.to_bytes()).unwrap_or_default();
+        let text = Limited::new(body, ERROR_TEXT)
+            .collect()
+            .await
+            .map(|text| text.to_bytes())
+            .unwrap_or_default();
         return Err(passed_on(status, &String::from_utf8_lossy(&text)));
     }
     Ok(BodyStream::new(body)
@@ -88,7 +112,11 @@ pub async fn get(
 /// A node's error as the API's.
 fn passed_on(status: StatusCode, text: &str) -> ApiError {
     let text = text.trim();
-    let text = if text.is_empty() { status.canonical_reason().unwrap_or("the node refused") } else { text };
+    let text = if text.is_empty() {
+        status.canonical_reason().unwrap_or("the node refused")
+    } else {
+        text
+    };
     let reason = match status.as_u16() {
         400 => "BadRequest",
         401 => "Unauthorized",
@@ -116,6 +144,9 @@ mod tests {
             port: 10999,
         };
         assert_eq!(Endpoint::of(&node), Some(expect));
-        assert_eq!(Endpoint::of(&json!({"status": {"addresses": [{"type": "Hostname", "address": "n"}]}})), None);
+        assert_eq!(
+            Endpoint::of(&json!({"status": {"addresses": [{"type": "Hostname", "address": "n"}]}})),
+            None
+        );
     }
 }

@@ -30,10 +30,16 @@ pub async fn handle(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Response<ResponseBody>, ApiError> {
-    let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    let path = if path.len() > 1 {
+        path.trim_end_matches('/')
+    } else {
+        path
+    };
     let known = route(state, path, query, headers).await;
     match known {
-        Some(_) if !matches!(*method, Method::GET | Method::HEAD) => Err(ApiError::method_not_allowed()),
+        Some(_) if !matches!(*method, Method::GET | Method::HEAD) => {
+            Err(ApiError::method_not_allowed())
+        }
         Some(answer) => answer,
         None => Err(ApiError::page_not_found()),
     }
@@ -58,9 +64,15 @@ async fn route(
             document(discovery::api_versions(api, &address))
         }
         ["apis"] => document(discovery::api_group_list(api)),
-        ["api", version] => document(discovery::api_resource_list(api, &GroupVersion::new("", *version))?),
+        ["api", version] => document(discovery::api_resource_list(
+            api,
+            &GroupVersion::new("", *version),
+        )?),
         ["apis", group] => document(discovery::api_group(api, group)?),
-        ["apis", group, version] => document(discovery::api_resource_list(api, &GroupVersion::new(*group, *version))?),
+        ["apis", group, version] => document(discovery::api_resource_list(
+            api,
+            &GroupVersion::new(*group, *version),
+        )?),
         ["openapi", "v2"] => openapi_v2(state, headers),
         ["openapi", "v3"] => document(state.openapi.load().v3_index()),
         ["openapi", "v3", rest @ ..] => openapi_v3(state, headers, query, &rest.join("/"))?,
@@ -94,7 +106,11 @@ async fn route(
     })
 }
 
-fn object(headers: &HeaderMap, schema: &kernelet_api::Schema, value: &Value) -> Result<Response<ResponseBody>, ApiError> {
+fn object(
+    headers: &HeaderMap,
+    schema: &kernelet_api::Schema,
+    value: &Value,
+) -> Result<Response<ResponseBody>, ApiError> {
     let output = negotiate::output(headers, Endpoint::Plain, false)?;
     Ok(respond::value(schema, StatusCode::OK, output, value))
 }
@@ -120,7 +136,11 @@ fn index(snapshot: &crate::registry::Snapshot) -> Value {
             paths.extend(versions.iter().map(|version| format!("/api/{version}")));
         } else {
             paths.push(format!("/apis/{group}"));
-            paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+            paths.extend(
+                versions
+                    .iter()
+                    .map(|version| format!("/apis/{group}/{version}")),
+            );
         }
     }
     paths.sort();
@@ -136,21 +156,34 @@ fn version() -> Value {
 }
 
 fn accept(headers: &HeaderMap) -> String {
-    headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",")
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// The first clause that can be had decides; clients put the aggregated form first if they know it.
 fn wants_aggregated(headers: &HeaderMap) -> bool {
     let accept = accept(headers);
-    let first = accept.split(',').map(|clause| clause.replace(' ', "")).find(|clause| {
-        clause.starts_with(JSON) && (!clause.contains("as=") || clause.contains("v=v2;") || clause.ends_with("v=v2"))
-    });
-    first.is_some_and(|clause| clause.contains("as=APIGroupDiscoveryList") && clause.contains("g=apidiscovery.k8s.io"))
+    let first = accept
+        .split(',')
+        .map(|clause| clause.replace(' ', ""))
+        .find(|clause| {
+            clause.starts_with(JSON)
+                && (!clause.contains("as=") || clause.contains("v=v2;") || clause.ends_with("v=v2"))
+        });
+    first.is_some_and(|clause| {
+        clause.contains("as=APIGroupDiscoveryList") && clause.contains("g=apidiscovery.k8s.io")
+    })
 }
 
 fn aggregated(value: Value) -> Response<ResponseBody> {
     let mut response = respond::bytes(StatusCode::OK, AGGREGATED, value.to_string());
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept"));
     response
 }
 
@@ -158,7 +191,11 @@ fn openapi_v2(state: &State, headers: &HeaderMap) -> Result<Response<ResponseBod
     let accept = accept(headers);
     let openapi = state.openapi.load();
     if accept.contains("proto-openapi.spec.v2") {
-        return Ok(whole(headers, &openapi.v2(Format::Protobuf), OPENAPI_V2_PROTOBUF));
+        return Ok(whole(
+            headers,
+            &openapi.v2(Format::Protobuf),
+            OPENAPI_V2_PROTOBUF,
+        ));
     }
     Ok(whole(headers, &openapi.v2(Format::Json), JSON))
 }
@@ -170,32 +207,53 @@ fn openapi_v3(
     path: &str,
 ) -> Option<Result<Response<ResponseBody>, ApiError>> {
     let protobuf = accept(headers).contains("proto-openapi.spec.v3");
-    let (format, content_type) =
-        if protobuf { (Format::Protobuf, OPENAPI_V3_PROTOBUF) } else { (Format::Json, JSON) };
+    let (format, content_type) = if protobuf {
+        (Format::Protobuf, OPENAPI_V3_PROTOBUF)
+    } else {
+        (Format::Json, JSON)
+    };
     let document = state.openapi.load().v3(path, format)?;
     let mut response = whole(headers, &document, content_type);
     // A URL with the document's hash never changes its meaning.
-    if query.get("hash").is_some_and(|hash| *hash == *document.hash) {
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+    if query
+        .get("hash")
+        .is_some_and(|hash| *hash == *document.hash)
+    {
+        response.headers_mut().insert(
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("public, immutable"),
+        );
     }
     Some(Ok(response))
 }
 
 /// A document by its etag, compressed for whoever can take it.
-fn whole(headers: &HeaderMap, document: &Document, content_type: &'static str) -> Response<ResponseBody> {
+fn whole(
+    headers: &HeaderMap,
+    document: &Document,
+    content_type: &'static str,
+) -> Response<ResponseBody> {
     let etag = format!("\"{}\"", document.hash);
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(&etag));
+    let known = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.contains(&etag));
     let mut response = if known {
         respond::bytes(StatusCode::NOT_MODIFIED, content_type, "")
     } else if negotiate::accepts_gzip(headers) {
         let mut response = respond::bytes(StatusCode::OK, content_type, document.gzip.to_vec());
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response
     } else {
         respond::bytes(StatusCode::OK, content_type, document.plain())
     };
     let out = response.headers_mut();
-    out.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    out.insert(
+        header::VARY,
+        HeaderValue::from_static("Accept, Accept-Encoding"),
+    );
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         out.insert(header::ETAG, etag);
     }
@@ -203,14 +261,24 @@ fn whole(headers: &HeaderMap, document: &Document, content_type: &'static str) -
 }
 
 /// `/healthz`, `/livez`, `/readyz`, with `?verbose` and single checks as upstream has them.
-fn health(state: &State, path: &str, rest: &[&str], query: &Query) -> Option<Result<Response<ResponseBody>, ApiError>> {
-    let mut checks: Vec<(&str, Result<(), String>)> = vec![
-        ("ping", Ok(())),
-        ("watch-cache", state.cache.health()),
-    ];
+fn health(
+    state: &State,
+    path: &str,
+    rest: &[&str],
+    query: &Query,
+) -> Option<Result<Response<ResponseBody>, ApiError>> {
+    let mut checks: Vec<(&str, Result<(), String>)> =
+        vec![("ping", Ok(())), ("watch-cache", state.cache.health())];
     if path == "readyz" {
         let going = state.shutdown.is_cancelled();
-        checks.push(("shutdown", if going { Err("process is shutting down".to_owned()) } else { Ok(()) }));
+        checks.push((
+            "shutdown",
+            if going {
+                Err("process is shutting down".to_owned())
+            } else {
+                Ok(())
+            },
+        ));
     }
     match rest {
         [] => {}
@@ -233,7 +301,14 @@ fn health(state: &State, path: &str, rest: &[&str], query: &Query) -> Option<Res
             Err(why) => format!("[-]{name} failed: {why}\n"),
         };
     }
-    text += &format!("{path} check {}\n", if failed { "failed" } else { "passed" });
-    let status = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+    text += &format!(
+        "{path} check {}\n",
+        if failed { "failed" } else { "passed" }
+    );
+    let status = if failed {
+        StatusCode::INTERNAL_SERVER_ERROR
+    } else {
+        StatusCode::OK
+    };
     Some(Ok(respond::text(status, text)))
 }

@@ -59,7 +59,11 @@ impl Metrics {
     pub fn new() -> Metrics {
         let mut registry = Registry::default();
         let requests = Family::<RequestLabels, Counter>::default();
-        registry.register("apiserver_request", "Requests by verb, resource and response code", requests.clone());
+        registry.register(
+            "apiserver_request",
+            "Requests by verb, resource and response code",
+            requests.clone(),
+        );
         let durations = Family::<DurationLabels, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
         });
@@ -69,13 +73,29 @@ impl Metrics {
             durations.clone(),
         );
         let watchers = <PromGauge>::default();
-        registry.register("apiserver_longrunning_requests", "Watches and followed logs that are open", watchers.clone());
+        registry.register(
+            "apiserver_longrunning_requests",
+            "Watches and followed logs that are open",
+            watchers.clone(),
+        );
         let inflight = <PromGauge>::default();
-        registry.register("apiserver_current_inflight_requests", "Requests being answered", inflight.clone());
+        registry.register(
+            "apiserver_current_inflight_requests",
+            "Requests being answered",
+            inflight.clone(),
+        );
         let objects = Family::<ResourceLabels, PromGauge>::default();
-        registry.register("apiserver_storage_objects", "Stored objects by resource", objects.clone());
+        registry.register(
+            "apiserver_storage_objects",
+            "Stored objects by resource",
+            objects.clone(),
+        );
         let revision = <PromGauge>::default();
-        registry.register("kernelet_watch_cache_revision", "The revision up to which the watch cache is current", revision.clone());
+        registry.register(
+            "kernelet_watch_cache_revision",
+            "The revision up to which the watch cache is current",
+            revision.clone(),
+        );
         Metrics {
             registry,
             requests,
@@ -103,7 +123,9 @@ impl Metrics {
                 verb: labels.verb.clone(),
                 resource: labels.resource.clone(),
             };
-            self.durations.get_or_create(&key).observe(took.as_secs_f64());
+            self.durations
+                .get_or_create(&key)
+                .observe(took.as_secs_f64());
         }
         self.requests.get_or_create(&labels).inc();
     }
@@ -112,7 +134,9 @@ impl Metrics {
     pub fn render(&self, objects: impl Iterator<Item = (String, usize)>, revision: i64) -> String {
         for (resource, count) in objects {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.objects.get_or_create(&ResourceLabels { resource }).set(count);
+            self.objects
+                .get_or_create(&ResourceLabels { resource })
+                .set(count);
         }
         self.revision.set(revision);
         let mut text = String::new();
@@ -148,10 +172,20 @@ mod tests {
         metrics.request_done(labels, Duration::from_millis(3));
         let open = metrics.watch_opened();
         let text = metrics.render([("pods".to_owned(), 2)].into_iter(), 7);
-        assert!(text.contains("apiserver_request_total{verb=\"get\""), "{text}");
+        assert!(
+            text.contains("apiserver_request_total{verb=\"get\""),
+            "{text}"
+        );
         assert!(text.contains("apiserver_longrunning_requests 1"), "{text}");
-        assert!(text.contains("apiserver_storage_objects{resource=\"pods\"} 2"), "{text}");
+        assert!(
+            text.contains("apiserver_storage_objects{resource=\"pods\"} 2"),
+            "{text}"
+        );
         drop(open);
-        assert!(metrics.render(std::iter::empty(), 7).contains("apiserver_longrunning_requests 0"));
+        assert!(
+            metrics
+                .render(std::iter::empty(), 7)
+                .contains("apiserver_longrunning_requests 0")
+        );
     }
 }

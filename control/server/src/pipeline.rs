@@ -38,7 +38,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_URI: usize = 16 * 1024;
 
 /// Answers one request. `user` is given by the in-process transport; over the network it is established here.
-pub async fn serve<B>(state: Arc<State>, user: Option<Arc<UserInfo>>, request: Request<B>) -> Response<ResponseBody>
+pub async fn serve<B>(
+    state: Arc<State>,
+    user: Option<Arc<UserInfo>>,
+    request: Request<B>,
+) -> Response<ResponseBody>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
@@ -66,7 +70,11 @@ where
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_default();
             tracing::error!(method = %parts.method, uri = %parts.uri, panic = %text, "a request's handler panicked");
-            failure(&state, &parts.headers, &ApiError::internal("the request's handler panicked; see the server's log").into())
+            failure(
+                &state,
+                &parts.headers,
+                &ApiError::internal("the request's handler panicked; see the server's log").into(),
+            )
         }
     };
     if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
@@ -121,8 +129,17 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
 {
-    if parts.uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI) {
-        return Err(ApiError::new(414, "", format!("the request's URI is longer than {MAX_URI} bytes")).into());
+    if parts
+        .uri
+        .path_and_query()
+        .is_some_and(|text| text.as_str().len() > MAX_URI)
+    {
+        return Err(ApiError::new(
+            414,
+            "",
+            format!("the request's URI is longer than {MAX_URI} bytes"),
+        )
+        .into());
     }
     let user = match user {
         Some(user) => user,
@@ -130,12 +147,17 @@ where
     };
     let bad = |error: &dyn std::fmt::Display| ApiError::bad_request(error.to_string());
     let query = Query::parse(parts.uri.query().unwrap_or_default()).map_err(|error| bad(&error))?;
-    let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query).map_err(|error| bad(&error))?;
+    let info =
+        RequestInfo::parse(&parts.method, parts.uri.path(), &query).map_err(|error| bad(&error))?;
     label(labels, &info);
     let user = impersonate(state, user, &parts.headers)?;
-    state.authz.check(&user, &info, query.get("fieldSelector").unwrap_or_default())?;
-    let Some(target) = info.resource else {
-        return Ok(meta_api::handle(state, &parts.method, &info.path, &query, &parts.headers).await?);
+    state
+        .authz
+        .check(&user, &info, query.get("fieldSelector").unwrap_or_default())?;
+    let Some(mut target) = info.resource else {
+        return Ok(
+            meta_api::handle(state, &parts.method, &info.path, &query, &parts.headers).await?,
+        );
     };
     let snapshot = state.registry.load_full();
     let served = snapshot
@@ -143,6 +165,10 @@ where
         .filter(|served| served.version(&target.gvr.version).is_some())
         .cloned()
         .ok_or_else(ApiError::page_not_found)?;
+    if served.resource.group.is_empty() && served.resource.plural == "namespaces" {
+        // Authorisation sees a namespace as lying in itself; it is stored as every cluster-scoped object is.
+        target.namespace.clear();
+    }
     let body = match time::timeout(REQUEST_TIMEOUT, body::read(body)).await {
         Ok(Ok(body)) => body,
         Ok(Err(ReadError::TooLarge)) => {
@@ -150,7 +176,11 @@ where
             return Err(ApiError::too_large(format!("limit is {limit}")).into());
         }
         Ok(Err(error)) => return Err(bad(&error).into()),
-        Err(_) => return Err(ApiError::new(408, "Timeout", "the request's body did not arrive in time").into()),
+        Err(_) => {
+            return Err(
+                ApiError::new(408, "Timeout", "the request's body did not arrive in time").into(),
+            );
+        }
     };
     let call = Call {
         state: state.clone(),
@@ -166,9 +196,18 @@ where
     };
     let mut response = match time::timeout(timeout(&call)?, handler::handle(&call)).await {
         Ok(response) => response?,
-        Err(_) => return Err(ApiError::timeout("request did not complete within the allotted timeout", 0).into()),
+        Err(_) => {
+            return Err(ApiError::timeout(
+                "request did not complete within the allotted timeout",
+                0,
+            )
+            .into());
+        }
     };
-    let warnings = call.warnings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let warnings = call
+        .warnings
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     let mut told: Vec<String> = Vec::new();
     for warning in warnings {
         // A patch that was tried again noted its warnings again.
@@ -200,34 +239,61 @@ fn timeout(call: &Call) -> Result<Duration, ApiError> {
     let Some(text) = call.query.non_empty("timeout") else {
         return Ok(REQUEST_TIMEOUT);
     };
-    let invalid = || ApiError::bad_request(format!("invalid timeout specified in the request URL: time: invalid duration {text:?}"));
+    let invalid = || {
+        ApiError::bad_request(format!(
+            "invalid timeout specified in the request URL: time: invalid duration {text:?}"
+        ))
+    };
     let duration = if text.bytes().all(|b| b.is_ascii_digit()) {
         Duration::from_secs(text.parse().map_err(|_| invalid())?)
     } else {
         let span: jiff::SignedDuration = text.parse().map_err(|_| invalid())?;
         Duration::try_from(span).map_err(|_| invalid())?
     };
-    Ok(if duration.is_zero() { REQUEST_TIMEOUT } else { duration.min(REQUEST_TIMEOUT) })
-}
-
-fn authenticate(state: &State, parts: &Parts) -> Result<Arc<UserInfo>, ApiError> {
-    state.authn.authenticate(&parts.headers, parts.extensions.get::<PeerCertificates>()).map(Arc::new).map_err(|error| {
-        tracing::debug!(uri = %parts.uri, %error, "a request has no identity");
-        ApiError::unauthorized()
+    Ok(if duration.is_zero() {
+        REQUEST_TIMEOUT
+    } else {
+        duration.min(REQUEST_TIMEOUT)
     })
 }
 
+fn authenticate(state: &State, parts: &Parts) -> Result<Arc<UserInfo>, ApiError> {
+    state
+        .authn
+        .authenticate(&parts.headers, parts.extensions.get::<PeerCertificates>())
+        .map(Arc::new)
+        .map_err(|error| {
+            tracing::debug!(uri = %parts.uri, %error, "a request has no identity");
+            ApiError::unauthorized()
+        })
+}
+
 /// `Impersonate-User` and its like: allowed to whoever may `impersonate` each of them.
-fn impersonate(state: &State, user: Arc<UserInfo>, headers: &HeaderMap) -> Result<Arc<UserInfo>, ApiError> {
-    let text = |value: &HeaderValue| value.to_str().map(str::to_owned).map_err(|_| ApiError::bad_request("an Impersonate header is not text"));
+fn impersonate(
+    state: &State,
+    user: Arc<UserInfo>,
+    headers: &HeaderMap,
+) -> Result<Arc<UserInfo>, ApiError> {
+    let text = |value: &HeaderValue| {
+        value
+            .to_str()
+            .map(str::to_owned)
+            .map_err(|_| ApiError::bad_request("an Impersonate header is not text"))
+    };
     let one = |name: &str| headers.get(name).map(text).transpose();
     let name = one("impersonate-user")?.unwrap_or_default();
     let uid = one("impersonate-uid")?.unwrap_or_default();
-    let groups = headers.get_all("impersonate-group").iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    let groups = headers
+        .get_all("impersonate-group")
+        .iter()
+        .map(text)
+        .collect::<Result<Vec<_>, _>>()?;
     let mut extra: Vec<(String, String)> = Vec::new();
     for (header, value) in headers {
         if let Some(key) = header.as_str().strip_prefix("impersonate-extra-") {
-            let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
+            let key = percent_encoding::percent_decode_str(key)
+                .decode_utf8_lossy()
+                .into_owned();
             extra.push((key, text(value)?));
         }
     }
@@ -265,7 +331,10 @@ fn impersonate(state: &State, user: Arc<UserInfo>, headers: &HeaderMap) -> Resul
         groups,
         ..UserInfo::default()
     };
-    match other.as_service_account().map(|(namespace, account)| (namespace.to_owned(), account.to_owned())) {
+    match other
+        .as_service_account()
+        .map(|(namespace, account)| (namespace.to_owned(), account.to_owned()))
+    {
         Some((namespace, account)) => {
             check("", "serviceaccounts", "", &namespace, &account)?;
             if other.groups.is_empty() {
@@ -275,7 +344,8 @@ fn impersonate(state: &State, user: Arc<UserInfo>, headers: &HeaderMap) -> Resul
         None => check("", "users", "", "", &other.name)?,
     }
     for group in &other.groups {
-        let implied = other.as_service_account().is_some() && group.starts_with("system:serviceaccounts");
+        let implied =
+            other.as_service_account().is_some() && group.starts_with("system:serviceaccounts");
         if !implied && group != crate::user::SYSTEM_AUTHENTICATED {
             check("", "groups", "", "", group)?;
         }

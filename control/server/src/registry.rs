@@ -55,23 +55,38 @@ pub fn storages(api: &Registry) -> Vec<(String, Indexer)> {
 
 fn prefix(storage: &Storage) -> Option<String> {
     match storage {
-        Storage::Stored { group, resource, .. } if group.is_empty() => Some(resource.clone()),
-        Storage::Stored { group, resource, .. } => Some(format!("{group}/{resource}")),
+        Storage::Stored {
+            group, resource, ..
+        } if group.is_empty() => Some(resource.clone()),
+        Storage::Stored {
+            group, resource, ..
+        } => Some(format!("{group}/{resource}")),
         Storage::Virtual => None,
     }
 }
 
 /// The indexer of the objects below a prefix, and the names of the fields it extracts.
 fn indexer(api: &Registry, below: &str) -> (Indexer, Arc<Vec<(String, &'static str)>>) {
-    let sharing: Vec<Arc<Resource>> =
-        api.resources().filter(|resource| prefix(&resource.storage).as_deref() == Some(below)).cloned().collect();
+    let sharing: Vec<Arc<Resource>> = api
+        .resources()
+        .filter(|resource| prefix(&resource.storage).as_deref() == Some(below))
+        .cloned()
+        .collect();
     let fields: Vec<(String, &'static str)> = sharing
         .iter()
-        .flat_map(|resource| resource.selectable_fields.iter().map(|path| (resource.group.clone(), *path)))
+        .flat_map(|resource| {
+            resource
+                .selectable_fields
+                .iter()
+                .map(|path| (resource.group.clone(), *path))
+        })
         .collect();
     let indexer: Indexer = Arc::new(move |tree: &Value| {
         let values = sharing.iter().flat_map(|resource| {
-            resource.selectable_fields.iter().map(|path| resource.selectable(tree, path).unwrap_or_default())
+            resource
+                .selectable_fields
+                .iter()
+                .map(|path| resource.selectable(tree, path).unwrap_or_default())
         });
         Index::of(tree, values.collect::<Vec<_>>())
     });
@@ -84,24 +99,29 @@ impl Snapshot {
             .resources()
             .map(|resource| {
                 let stored = match &resource.storage {
-                    Storage::Stored { gvk, group, .. } => prefix(&resource.storage).and_then(|prefix| {
-                        let (indexer, fields) = indexer(&api, &prefix);
-                        Some(Stored {
-                            cache: cache.resource(&prefix)?,
-                            prefix,
-                            gvk: gvk.clone(),
-                            indexer,
-                            fields,
-                            encoding_base: if *group == resource.group { 0 } else { 64 },
+                    Storage::Stored { gvk, group, .. } => {
+                        prefix(&resource.storage).and_then(|prefix| {
+                            let (indexer, fields) = indexer(&api, &prefix);
+                            Some(Stored {
+                                cache: cache.resource(&prefix)?,
+                                prefix,
+                                gvk: gvk.clone(),
+                                indexer,
+                                fields,
+                                encoding_base: if *group == resource.group { 0 } else { 64 },
+                            })
                         })
-                    }),
+                    }
                     Storage::Virtual => None,
                 };
                 let served = Served {
                     resource: resource.clone(),
                     stored,
                 };
-                ((resource.group.clone(), resource.plural.clone()), Arc::new(served))
+                (
+                    (resource.group.clone(), resource.plural.clone()),
+                    Arc::new(served),
+                )
             })
             .collect();
         Snapshot { api, served }
@@ -114,7 +134,6 @@ impl Snapshot {
     pub fn served(&self) -> impl Iterator<Item = &Arc<Served>> {
         self.served.values()
     }
-
 }
 
 impl Served {
@@ -149,12 +168,18 @@ impl Stored {
 
     /// The place of a field in [`Index::fields`].
     pub fn field_index(&self, group: &str, path: &str) -> Option<usize> {
-        self.fields.iter().position(|(g, p)| g == group && *p == path)
+        self.fields
+            .iter()
+            .position(|(g, p)| g == group && *p == path)
     }
 
     /// The number of a version in [`crate::cache::EncodingKey`].
     pub fn encoding_version(&self, resource: &Resource, version: &str) -> u8 {
-        let index = resource.versions.iter().position(|v| v.name == version).unwrap_or_default();
+        let index = resource
+            .versions
+            .iter()
+            .position(|v| v.name == version)
+            .unwrap_or_default();
         self.encoding_base + u8::try_from(index).unwrap_or(63).min(63)
     }
 }

@@ -54,7 +54,9 @@ impl RequestInfo {
         };
         let (group, version, rest) = match segments.as_slice() {
             [api, version, rest @ ..] if api == "api" && !rest.is_empty() => ("", version, rest),
-            [apis, group, version, rest @ ..] if apis == "apis" && !rest.is_empty() => (group.as_str(), version, rest),
+            [apis, group, version, rest @ ..] if apis == "apis" && !rest.is_empty() => {
+                (group.as_str(), version, rest)
+            }
             _ => return Ok(non_resource(path)),
         };
         let mut verb = match *method {
@@ -123,7 +125,9 @@ fn named_by_field_selector(query: &Query) -> String {
             let value = term.strip_prefix("metadata.name=")?;
             Some(value.strip_prefix('=').unwrap_or(value))
         })
-        .filter(|name| !name.is_empty() && *name != "." && *name != ".." && !name.contains(['/', '%']))
+        .filter(|name| {
+            !name.is_empty() && *name != "." && *name != ".." && !name.contains(['/', '%'])
+        })
         .unwrap_or_default()
         .to_owned()
 }
@@ -166,7 +170,13 @@ mod tests {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let query = Query::parse(query).unwrap();
         let info = RequestInfo::parse(&method.parse().unwrap(), path, &query).unwrap();
-        let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let dash = |text: &str| {
+            if text.is_empty() {
+                "-".to_owned()
+            } else {
+                text.to_owned()
+            }
+        };
         let found = match &info.resource {
             None => format!("{} {}", info.verb, info.path),
             Some(r) => format!(
@@ -189,25 +199,58 @@ mod tests {
         for (request, expect) in [
             ("GET /api/v1/namespaces", "list -/v1/namespaces - - - -"),
             ("GET /api/v1/namespaces/a", "get -/v1/namespaces a a - -"),
-            ("PUT /api/v1/namespaces/a/finalize", "update -/v1/namespaces a a finalize -"),
-            ("PATCH /api/v1/namespaces/a/status", "patch -/v1/namespaces a a status -"),
+            (
+                "PUT /api/v1/namespaces/a/finalize",
+                "update -/v1/namespaces a a finalize -",
+            ),
+            (
+                "PATCH /api/v1/namespaces/a/status",
+                "patch -/v1/namespaces a a status -",
+            ),
             ("GET /api/v1/namespaces/a/pods", "list -/v1/pods a - - -"),
-            ("GET /api/v1/namespaces/a/pods?watch=true", "watch -/v1/pods a - - -"),
-            ("GET /api/v1/namespaces/a/pods?watch=0", "list -/v1/pods a - - -"),
-            ("GET /api/v1/watch/namespaces/a/pods", "watch -/v1/pods a - - -"),
+            (
+                "GET /api/v1/namespaces/a/pods?watch=true",
+                "watch -/v1/pods a - - -",
+            ),
+            (
+                "GET /api/v1/namespaces/a/pods?watch=0",
+                "list -/v1/pods a - - -",
+            ),
+            (
+                "GET /api/v1/watch/namespaces/a/pods",
+                "watch -/v1/pods a - - -",
+            ),
             ("GET /api/v1/watch/pods", "watch -/v1/pods - - - -"),
-            ("GET /api/v1/pods?fieldSelector=metadata.name%3Dx", "list -/v1/pods - x - -"),
-            ("GET /api/v1/namespaces/a/pods/x/log", "get -/v1/pods a x log -"),
+            (
+                "GET /api/v1/pods?fieldSelector=metadata.name%3Dx",
+                "list -/v1/pods - x - -",
+            ),
+            (
+                "GET /api/v1/namespaces/a/pods/x/log",
+                "get -/v1/pods a x log -",
+            ),
             ("POST /api/v1/namespaces/a/pods", "create -/v1/pods a - - -"),
-            ("DELETE /api/v1/namespaces/a/pods", "deletecollection -/v1/pods a - - -"),
-            ("DELETE /api/v1/namespaces/a/pods/x", "delete -/v1/pods a x - -"),
-            ("GET /apis/apps/v1/deployments", "list apps/v1/deployments - - - -"),
+            (
+                "DELETE /api/v1/namespaces/a/pods",
+                "deletecollection -/v1/pods a - - -",
+            ),
+            (
+                "DELETE /api/v1/namespaces/a/pods/x",
+                "delete -/v1/pods a x - -",
+            ),
+            (
+                "GET /apis/apps/v1/deployments",
+                "list apps/v1/deployments - - - -",
+            ),
             ("GET /apis/apps/v1", "get /apis/apps/v1"),
             ("GET /api/v1", "get /api/v1"),
             ("GET /apis", "get /apis"),
             ("GET /version", "get /version"),
             ("POST /version", "post /version"),
-            ("GET /api/v1/nodes/n/proxy/a/b", "get -/v1/nodes - n proxy a/b"),
+            (
+                "GET /api/v1/nodes/n/proxy/a/b",
+                "get -/v1/nodes - n proxy a/b",
+            ),
             (
                 "GET /apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
                 "get rbac.authorization.k8s.io/v1/clusterroles - system:node - -",

@@ -20,7 +20,10 @@ use tokio::{net::TcpListener, time};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    authn::{Authenticator, BoundObjects, tokens::{TokenError, Tokens}},
+    authn::{
+        Authenticator, BoundObjects,
+        tokens::{TokenError, Tokens},
+    },
     authz::{
         Authorizer, aggregate,
         node::NodeAuthorizer,
@@ -31,8 +34,9 @@ use crate::{
     cache::{ResourceCache, WatchCache},
     config::ServerConfig,
     leases::EventLeases,
-    meta_api, pipeline,
+    meta_api,
     metrics::Metrics,
+    pipeline,
     registry::{self, Snapshot},
     state::State,
     user::UserInfo,
@@ -69,14 +73,20 @@ impl Server {
     }
 
     /// The same with a registry of one's own: for tests of kinds that aren't built in.
-    pub async fn start_with(config: ServerConfig, store: Store, api: Arc<Registry>) -> Result<Server, StartError> {
-        let (cache, feed) =
-            WatchCache::load(store.clone(), registry::storages(&api)).await.map_err(StartError::Store)?;
+    pub async fn start_with(
+        config: ServerConfig,
+        store: Store,
+        api: Arc<Registry>,
+    ) -> Result<Server, StartError> {
+        let (cache, feed) = WatchCache::load(store.clone(), registry::storages(&api))
+            .await
+            .map_err(StartError::Store)?;
         let find = |prefix: &str, what| cache.resource(prefix).ok_or(StartError::Registry { what });
         let rbac = |resource: &str| -> Result<Arc<ResourceCache>, StartError> {
             find(&format!("rbac.authorization.k8s.io/{resource}"), "RBAC")
         };
-        let tokens = Tokens::new(&config.service_account_keys, &config.issuer).map_err(StartError::Keys)?;
+        let tokens =
+            Tokens::new(&config.service_account_keys, &config.issuer).map_err(StartError::Keys)?;
         let objects = BoundObjects {
             service_accounts: find("serviceaccounts", "ServiceAccounts")?,
             pods: find("pods", "Pods")?,
@@ -110,10 +120,12 @@ impl Server {
             state: state.clone(),
             _stop: Arc::new(shutdown.drop_guard()),
         };
-        bootstrap::run(&state).await.map_err(|failed| StartError::Bootstrap {
-            what: failed.what,
-            message: failed.error.message,
-        })?;
+        bootstrap::run(&state)
+            .await
+            .map_err(|failed| StartError::Bootstrap {
+                what: failed.what,
+                message: failed.error.message,
+            })?;
         aggregate::settle(&state).await;
         tokio::spawn(aggregate::run(state.clone()));
         tokio::spawn(compact(state));
@@ -141,8 +153,13 @@ impl Server {
         };
         let state = self.state.clone();
         let handle = move |request| pipeline::serve(state.clone(), None, request);
-        let accept =
-            serve_tls(listener, self.state.config.tls.clone(), ServeLimits::default(), handle, shutdown);
+        let accept = serve_tls(
+            listener,
+            self.state.config.tls.clone(),
+            ServeLimits::default(),
+            handle,
+            shutdown,
+        );
         tokio::join!(stopping, accept);
     }
 }

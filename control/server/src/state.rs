@@ -8,8 +8,8 @@ use kernelet_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authn::Authenticator, authz::Authorizer, cache::WatchCache, config::ServerConfig, leases::EventLeases,
-    metrics::Metrics, registry::Snapshot,
+    authn::Authenticator, authz::Authorizer, cache::WatchCache, config::ServerConfig,
+    leases::EventLeases, metrics::Metrics, registry::Snapshot,
 };
 
 /// Shared by all requests.

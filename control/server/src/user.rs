@@ -24,7 +24,10 @@ pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
 impl UserInfo {
     /// An identity of that name in those groups; `system:authenticated` is added.
-    pub fn new(name: impl Into<String>, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        groups: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         let mut user = UserInfo {
             name: name.into(),
             groups: groups.into_iter().map(Into::into).collect(),
@@ -90,6 +93,8 @@ impl UserInfo {
 
     /// `(namespace, name)` if this is a ServiceAccount's user name.
     pub fn as_service_account(&self) -> Option<(&str, &str)> {
-        self.name.strip_prefix(SERVICE_ACCOUNT_PREFIX)?.split_once(':')
+        self.name
+            .strip_prefix(SERVICE_ACCOUNT_PREFIX)?
+            .split_once(':')
     }
 }

@@ -29,15 +29,23 @@ pub fn stamp(request: &Request<'_>, new: &mut Value) {
 
 pub fn validate(request: &Request<'_>, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let name = meta::name(new);
-    let signer = new.pointer("/spec/signerName").and_then(Value::as_str).unwrap_or_default();
+    let signer = new
+        .pointer("/spec/signerName")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     match (request.operation, request.subresource) {
         (Operation::Create, "") => subject(request, new, signer),
         (Operation::Update, "approval") => {
-            if new.pointer("/status/conditions") == old.and_then(|old| old.pointer("/status/conditions")) {
+            if new.pointer("/status/conditions")
+                == old.and_then(|old| old.pointer("/status/conditions"))
+            {
                 return Ok(());
             }
             if !may(request, "approve", signer) {
-                return Err(request.forbidden(name, format!("user not permitted to approve requests with signerName {signer:?}")));
+                return Err(request.forbidden(
+                    name,
+                    format!("user not permitted to approve requests with signerName {signer:?}"),
+                ));
             }
             Ok(())
         }
@@ -47,7 +55,10 @@ pub fn validate(request: &Request<'_>, new: &Value, old: Option<&Value>) -> Resu
                 return Ok(());
             }
             if !may(request, "sign", signer) {
-                return Err(request.forbidden(name, format!("user not permitted to sign requests with signerName {signer:?}")));
+                return Err(request.forbidden(
+                    name,
+                    format!("user not permitted to sign requests with signerName {signer:?}"),
+                ));
             }
             Ok(())
         }
@@ -62,12 +73,27 @@ fn subject(request: &Request<'_>, new: &Value, signer: &str) -> Result<(), ApiEr
     if signer != "kubernetes.io/kube-apiserver-client" {
         return Ok(());
     }
-    let csr = new.pointer("/spec/request").and_then(Value::as_str).unwrap_or_default();
-    let Some(pem) = STANDARD.decode(csr).ok().and_then(|bytes| String::from_utf8(bytes).ok()) else {
+    let csr = new
+        .pointer("/spec/request")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let Some(pem) = STANDARD
+        .decode(csr)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+    else {
         return Ok(());
     };
-    if kernelet_pki::csr_identity(&pem).is_some_and(|identity| identity.organizations.iter().any(|group| group == SYSTEM_MASTERS)) {
-        let why = format!("use of {signer} signer with {} group is not allowed", SYSTEM_MASTERS);
+    if kernelet_pki::csr_identity(&pem).is_some_and(|identity| {
+        identity
+            .organizations
+            .iter()
+            .any(|group| group == SYSTEM_MASTERS)
+    }) {
+        let why = format!(
+            "use of {signer} signer with {} group is not allowed",
+            SYSTEM_MASTERS
+        );
         return Err(request.forbidden(meta::name(new), why));
     }
     Ok(())
@@ -76,19 +102,21 @@ fn subject(request: &Request<'_>, new: &Value, signer: &str) -> Result<(), ApiEr
 /// The verb on this signer, or on every signer of its domain.
 fn may(request: &Request<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
-    [signer.to_owned(), format!("{domain}/*")].iter().any(|name| {
-        let attributes = Attributes {
-            user: request.user,
-            verb,
-            target: Target::Resource {
-                group: "certificates.k8s.io",
-                resource: "signers",
-                subresource: "",
-                namespace: "",
-                name,
-                field_selector: "",
-            },
-        };
-        matches!(request.state.authz.decide(&attributes), Decision::Allow(_))
-    })
+    [signer.to_owned(), format!("{domain}/*")]
+        .iter()
+        .any(|name| {
+            let attributes = Attributes {
+                user: request.user,
+                verb,
+                target: Target::Resource {
+                    group: "certificates.k8s.io",
+                    resource: "signers",
+                    subresource: "",
+                    namespace: "",
+                    name,
+                    field_selector: "",
+                },
+            };
+            matches!(request.state.authz.decide(&attributes), Decision::Allow(_))
+        })
 }

@@ -8,7 +8,7 @@ use crate::{
     authz::{
         Attributes, Decision, Target,
         rbac::RoleRef,
-        rules::{Rule, uncovered},
+        rules::{Rule, quoted, uncovered},
     },
     user::SYSTEM_MASTERS,
 };
@@ -22,47 +22,73 @@ pub fn check(request: &Request<'_>, new: &Value, old: Option<&Value>) -> Result<
     let rules = match plural {
         "roles" | "clusterroles" => {
             let unchanged = old.is_some_and(|old| {
-                old.get("rules") == new.get("rules") && old.get("aggregationRule") == new.get("aggregationRule")
+                old.get("rules") == new.get("rules")
+                    && old.get("aggregationRule") == new.get("aggregationRule")
             });
             if unchanged || may(request, "escalate", plural, name) {
                 return Ok(());
             }
-            if new.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
+            if new
+                .get("aggregationRule")
+                .is_some_and(|rule| !rule.is_null())
+            {
                 // What will be aggregated can't be known: only who holds everything may say so.
                 let held = request.state.authz.rbac.rules_for(request.user, "");
                 let missing = uncovered(&held, &[Rule::everything()]);
                 if !missing.is_empty() {
-                    return Err(request.forbidden(name, "must have cluster-admin privileges to use the aggregationRule"));
+                    return Err(request.forbidden(
+                        name,
+                        "must have cluster-admin privileges to use the aggregationRule",
+                    ));
                 }
             }
             rules_of(new.get("rules"))
         }
         "rolebindings" | "clusterrolebindings" => {
-            if old.is_some_and(|old| old.get("roleRef") == new.get("roleRef") && old.get("subjects") == new.get("subjects")) {
+            if old.is_some_and(|old| {
+                old.get("roleRef") == new.get("roleRef")
+                    && old.get("subjects") == new.get("subjects")
+            }) {
                 return Ok(());
             }
-            let Some(role) = new.get("roleRef").and_then(|role| RoleRef::deserialize(role).ok()) else {
+            let Some(role) = new
+                .get("roleRef")
+                .and_then(|role| RoleRef::deserialize(role).ok())
+            else {
                 return Ok(());
             };
-            let roles = if role.kind == "ClusterRole" { "clusterroles" } else { "roles" };
+            let roles = if role.kind == "ClusterRole" {
+                "clusterroles"
+            } else {
+                "roles"
+            };
             if may(request, "bind", roles, &role.name) {
                 return Ok(());
             }
-            request.state.authz.rbac.rules_of_role(&role, request.namespace).ok_or_else(|| {
-                ApiError::not_found("rbac.authorization.k8s.io", roles, &role.name)
-            })?
+            request
+                .state
+                .authz
+                .rbac
+                .rules_of_role(&role, request.namespace)
+                .ok_or_else(|| {
+                    ApiError::not_found("rbac.authorization.k8s.io", roles, &role.name)
+                })?
         }
         _ => return Ok(()),
     };
-    let held = request.state.authz.rbac.rules_for(request.user, request.namespace);
+    let held = request
+        .state
+        .authz
+        .rbac
+        .rules_for(request.user, request.namespace);
     let missing = uncovered(&held, &rules);
     if missing.is_empty() {
         return Ok(());
     }
     let why = format!(
-        "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+        "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
         request.user.name,
-        request.user.groups,
+        quoted(&request.user.groups),
         missing.join("\n")
     );
     Err(request.forbidden(name, why))

@@ -54,9 +54,14 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Sets what a client may not, once the strategy has stripped it.
-    pub fn complete(&self, new: &mut Value) {
-        if self.is("certificates.k8s.io", "certificatesigningrequests") {
+    /// Sets what a client may not, once the strategy has stripped it, and brings twins in line.
+    pub fn complete(&self, new: &mut Value, old: Option<&Value>) {
+        if self.is("", "services") && self.subresource.is_empty() {
+            services::normalize(new, old);
+        }
+        if self.operation == Operation::Create
+            && self.is("certificates.k8s.io", "certificatesigningrequests")
+        {
             certificates::stamp(self, new);
         }
     }

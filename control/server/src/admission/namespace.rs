@@ -16,11 +16,20 @@ pub async fn check(request: &Request<'_>, name: &str) -> Result<(), ApiError> {
     if request.namespace.is_empty() || request.operation != Operation::Create {
         return Ok(());
     }
-    let namespaces = request.state.cache.resource("namespaces").ok_or_else(ApiError::page_not_found)?;
+    let namespaces = request
+        .state
+        .cache
+        .resource("namespaces")
+        .ok_or_else(ApiError::page_not_found)?;
     let mut found = namespaces.get(request.namespace);
     if found.is_none() {
         // It may have been made a moment ago, through another server.
-        request.state.cache.fresh().await.map_err(ApiError::internal)?;
+        request
+            .state
+            .cache
+            .fresh()
+            .await
+            .map_err(ApiError::internal)?;
         found = namespaces.get(request.namespace);
     }
     let Some(namespace) = found else {

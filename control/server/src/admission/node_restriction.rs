@@ -20,17 +20,30 @@ const KNOWN_LABELS: [&str; 11] = [
     "beta.kubernetes.io/arch",
 ];
 
-pub fn check(request: &Request<'_>, node: &str, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+pub fn check(
+    request: &Request<'_>,
+    node: &str,
+    new: &Value,
+    old: Option<&Value>,
+) -> Result<(), ApiError> {
     let name = meta::name(new);
     let refuse = |why: String| Err(request.forbidden(name, why));
-    match (request.resource.group.as_str(), request.resource.plural.as_str(), request.subresource) {
+    match (
+        request.resource.group.as_str(),
+        request.resource.plural.as_str(),
+        request.subresource,
+    ) {
         ("", "pods", "") => pods(request, node, new),
         ("", "pods", "status") => {
             if node_of(old.unwrap_or(new)) != node {
-                return refuse(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
+                return refuse(format!(
+                    "node {node:?} can only update pod status for pods with spec.nodeName set to itself"
+                ));
             }
             if meta::labels(new) != old.and_then(meta::labels) {
-                return refuse(format!("node {node:?} cannot update labels through pod status"));
+                return refuse(format!(
+                    "node {node:?} cannot update labels through pod status"
+                ));
             }
             Ok(())
         }
@@ -39,7 +52,9 @@ pub fn check(request: &Request<'_>, node: &str, new: &Value, old: Option<&Value>
         ("", "serviceaccounts", "token") => token(request, node, new),
         ("coordination.k8s.io", "leases", _) => {
             if request.namespace != "kube-node-lease" || name != node {
-                return refuse(format!("can only access node lease with the same name as the requesting node"));
+                return refuse(format!(
+                    "can only access node lease with the same name as the requesting node"
+                ));
             }
             Ok(())
         }
@@ -48,35 +63,52 @@ pub fn check(request: &Request<'_>, node: &str, new: &Value, old: Option<&Value>
 }
 
 fn node_of(pod: &Value) -> &str {
-    pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default()
+    pod.pointer("/spec/nodeName")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn pods(request: &Request<'_>, node: &str, pod: &Value) -> Result<(), ApiError> {
     let refuse = |why: String| Err(request.forbidden(meta::name(pod), why));
     match request.operation {
         Operation::Create => {
-            let mirror = meta::annotations(pod).is_some_and(|a| a.contains_key("kubernetes.io/config.mirror"));
+            let mirror = meta::annotations(pod)
+                .is_some_and(|a| a.contains_key("kubernetes.io/config.mirror"));
             if !mirror {
-                return refuse(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"));
+                return refuse(format!(
+                    "pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"
+                ));
             }
             if node_of(pod) != node {
-                return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+                return refuse(format!(
+                    "node {node:?} can only create pods with spec.nodeName set to itself"
+                ));
             }
             Ok(())
         }
-        Operation::Delete if node_of(pod) != node => {
-            refuse(format!("node {node:?} can only delete pods with spec.nodeName set to itself"))
-        }
+        Operation::Delete if node_of(pod) != node => refuse(format!(
+            "node {node:?} can only delete pods with spec.nodeName set to itself"
+        )),
         Operation::Delete => Ok(()),
-        Operation::Update => refuse(format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", "UPDATE")),
+        Operation::Update => refuse(format!(
+            "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
+            "UPDATE"
+        )),
     }
 }
 
-fn nodes(request: &Request<'_>, node: &str, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+fn nodes(
+    request: &Request<'_>,
+    node: &str,
+    new: &Value,
+    old: Option<&Value>,
+) -> Result<(), ApiError> {
     let name = meta::name(new);
     let refuse = |why: String| Err(request.forbidden(name, why));
     if name != node {
-        return refuse(format!("node {node:?} is not allowed to modify node {name:?}"));
+        return refuse(format!(
+            "node {node:?} is not allowed to modify node {name:?}"
+        ));
     }
     let empty = serde_json::Map::new();
     let labels = meta::labels(new).unwrap_or(&empty);
@@ -85,15 +117,24 @@ fn nodes(request: &Request<'_>, node: &str, new: &Value, old: Option<&Value>) ->
         .iter()
         .filter(|(key, value)| before.get(*key) != Some(value))
         .map(|(key, _)| key.as_str())
-        .chain(before.keys().filter(|key| !labels.contains_key(*key)).map(String::as_str))
+        .chain(
+            before
+                .keys()
+                .filter(|key| !labels.contains_key(*key))
+                .map(String::as_str),
+        )
         .filter(|key| is_restricted(key))
         .collect();
     changed.sort_unstable();
     match request.operation {
-        Operation::Create | Operation::Update if !changed.is_empty() => {
-            refuse(format!("is not allowed to modify labels: {}", changed.join(", ")))
-        }
-        Operation::Update if old.is_some_and(|old| old.pointer("/spec/taints") != new.pointer("/spec/taints")) => {
+        Operation::Create | Operation::Update if !changed.is_empty() => refuse(format!(
+            "is not allowed to modify labels: {}",
+            changed.join(", ")
+        )),
+        Operation::Update
+            if old
+                .is_some_and(|old| old.pointer("/spec/taints") != new.pointer("/spec/taints")) =>
+        {
             refuse(format!("node {node:?} is not allowed to modify taints"))
         }
         _ => Ok(()),
@@ -110,13 +151,17 @@ fn is_restricted(key: &str) -> bool {
     if within(domain, "node-restriction.kubernetes.io") {
         return true;
     }
-    (within(domain, "kubernetes.io") || within(domain, "k8s.io")) && !OWN_LABELS.iter().any(|own| within(domain, own))
+    (within(domain, "kubernetes.io") || within(domain, "k8s.io"))
+        && !OWN_LABELS.iter().any(|own| within(domain, own))
 }
 
 fn token(request: &Request<'_>, node: &str, token: &Value) -> Result<(), ApiError> {
     let refuse = |why: String| Err(request.forbidden(meta::name(token), why));
     let bound = |field: &str| {
-        token.pointer(&format!("/spec/boundObjectRef/{field}")).and_then(Value::as_str).unwrap_or_default()
+        token
+            .pointer(&format!("/spec/boundObjectRef/{field}"))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     };
     if bound("kind") != "Pod" {
         return refuse("node requested token not bound to a pod".to_owned());
@@ -125,7 +170,11 @@ fn token(request: &Request<'_>, node: &str, token: &Value) -> Result<(), ApiErro
         return refuse("node requested token with a pod binding without a uid".to_owned());
     }
     let key = format!("{}/{}", request.namespace, bound("name"));
-    let pods = request.state.cache.resource("pods").ok_or_else(ApiError::page_not_found)?;
+    let pods = request
+        .state
+        .cache
+        .resource("pods")
+        .ok_or_else(ApiError::page_not_found)?;
     let Some(pod) = pods.get(&key) else {
         return Err(ApiError::not_found("", "pods", bound("name")));
     };
@@ -138,7 +187,9 @@ fn token(request: &Request<'_>, node: &str, token: &Value) -> Result<(), ApiErro
         return Err(ApiError::conflict("", "pods", bound("name"), why));
     }
     if node_of(&pod.tree()) != node {
-        return refuse("node requested token bound to a pod scheduled on a different node".to_owned());
+        return refuse(
+            "node requested token bound to a pod scheduled on a different node".to_owned(),
+        );
     }
     Ok(())
 }

@@ -39,7 +39,8 @@ struct Held {
 impl Held {
     fn keys(&self) -> BTreeSet<String> {
         let ips = self.ips.iter().map(|ip| format!("{IPS}{ip}"));
-        ips.chain(self.ports.iter().map(|port| format!("{PORTS}{port}"))).collect()
+        ips.chain(self.ports.iter().map(|port| format!("{PORTS}{port}")))
+            .collect()
     }
 
     fn of(service: &Value) -> Held {
@@ -48,7 +49,11 @@ impl Held {
         };
         let mut held = Held::default();
         if text(spec, "type") != "ExternalName" {
-            let list = spec.get("clusterIPs").and_then(Value::as_array).cloned().unwrap_or_default();
+            let list = spec
+                .get("clusterIPs")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
             held.ips = list
                 .iter()
                 .chain(spec.get("clusterIP"))
@@ -57,8 +62,14 @@ impl Held {
                 .collect();
         }
         if needs_node_ports(spec) {
-            let ports = spec.get("ports").and_then(Value::as_array).into_iter().flatten();
-            held.ports = ports.filter_map(|port| number(port.get("nodePort"))).collect();
+            let ports = spec
+                .get("ports")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten();
+            held.ports = ports
+                .filter_map(|port| number(port.get("nodePort")))
+                .collect();
             held.ports.extend(number(spec.get("healthCheckNodePort")));
         }
         held
@@ -66,7 +77,10 @@ impl Held {
 }
 
 fn number(value: Option<&Value>) -> Option<u16> {
-    value.and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+    value
+        .and_then(Value::as_u64)
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0)
 }
 
 fn text<'a>(spec: &'a Map<String, Value>, field: &str) -> &'a str {
@@ -82,18 +96,24 @@ fn is_service(request: &WriteRequest<'_>) -> bool {
 }
 
 impl Claims {
-    pub async fn of_create(request: &WriteRequest<'_>, new: &mut Value) -> Result<Claims, ApiError> {
+    pub async fn of_create(
+        request: &WriteRequest<'_>,
+        new: &mut Value,
+    ) -> Result<Claims, ApiError> {
         if !is_service(request) {
             return Ok(Claims::default());
         }
         allocate(request, new, &Held::default()).await
     }
 
-    pub async fn of_update(request: &WriteRequest<'_>, old: &Value, new: &mut Value) -> Result<Claims, ApiError> {
+    pub async fn of_update(
+        request: &WriteRequest<'_>,
+        old: &Value,
+        new: &mut Value,
+    ) -> Result<Claims, ApiError> {
         if !is_service(request) || request.subresource.is_some() {
             return Ok(Claims::default());
         }
-        drop_unneeded(old, new);
         allocate(request, new, &Held::of(old)).await
     }
 
@@ -111,30 +131,77 @@ impl Claims {
     pub fn add_to(&self, txn: &mut Txn) {
         for key in &self.take {
             txn.compares.push(Compare::absent(key.clone()));
-            txn.success.push(Op::Put(Put::new(key.clone(), self.owner.clone())));
+            txn.success
+                .push(Op::Put(Put::new(key.clone(), self.owner.clone())));
         }
-        txn.success.extend(self.give.iter().map(|key| Op::Delete(Delete::key(key.clone()))));
+        txn.success.extend(
+            self.give
+                .iter()
+                .map(|key| Op::Delete(Delete::key(key.clone()))),
+        );
+    }
+}
+
+/// Keeps the old singular `clusterIP` and the list `clusterIPs` equal: a client that knows only one of them means both.
+pub fn normalize(new: &mut Value, old: Option<&Value>) {
+    if let Some(old) = old {
+        drop_unneeded(old, new);
+    }
+    let before = old.and_then(|old| old.get("spec"));
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let ip = text(spec, "clusterIP").to_owned();
+    let mut ips = spec
+        .get("clusterIPs")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let changed = |spec: &Map<String, Value>, field: &str| {
+        before.and_then(|b| b.get(field)) != spec.get(field)
+    };
+    if ips.is_empty() && !ip.is_empty() {
+        spec.insert("clusterIPs".to_owned(), json!([ip]));
+    } else if before.is_some() && changed(spec, "clusterIP") && !changed(spec, "clusterIPs") {
+        if ip.is_empty() {
+            spec.remove("clusterIPs");
+        } else if let Some(first) = ips.first_mut() {
+            *first = ip.into();
+            spec.insert("clusterIPs".to_owned(), ips.into());
+        }
     }
 }
 
 /// What a Service of its new type has no use for goes, unless the request set it on purpose.
 fn drop_unneeded(old: &Value, new: &mut Value) {
-    let (before, Some(spec)) = (old.get("spec").cloned().unwrap_or_default(), new.get_mut("spec").and_then(Value::as_object_mut))
-    else {
+    let (before, Some(spec)) = (
+        old.get("spec").cloned().unwrap_or_default(),
+        new.get_mut("spec").and_then(Value::as_object_mut),
+    ) else {
         return;
     };
     let same = |spec: &Map<String, Value>, field: &str| spec.get(field) == before.get(field);
-    if text(spec, "type") == "ExternalName" && before.get("type").and_then(Value::as_str) != Some("ExternalName") {
+    if text(spec, "type") == "ExternalName"
+        && before.get("type").and_then(Value::as_str) != Some("ExternalName")
+    {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
             if same(spec, field) {
                 spec.remove(field);
             }
         }
     }
-    let (needed, needs) = (before.as_object().is_some_and(needs_node_ports), needs_node_ports(spec));
+    let (needed, needs) = (
+        before.as_object().is_some_and(needs_node_ports),
+        needs_node_ports(spec),
+    );
     if needed && !needs {
         let old_ports = Held::of(old).ports;
-        for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        for port in spec
+            .get_mut("ports")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             if number(port.get("nodePort")).is_some_and(|port| old_ports.contains(&port))
                 && let Some(port) = port.as_object_mut()
             {
@@ -148,9 +215,28 @@ fn drop_unneeded(old: &Value, new: &mut Value) {
     if !wants_health(spec) && same(spec, "healthCheckNodePort") {
         spec.remove("healthCheckNodePort");
     }
+    let external = needs
+        || spec
+            .get("externalIPs")
+            .and_then(Value::as_array)
+            .is_some_and(|ips| !ips.is_empty());
+    if !external && same(spec, "externalTrafficPolicy") {
+        spec.remove("externalTrafficPolicy");
+    }
+    if text(spec, "type") != "LoadBalancer" {
+        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            if same(spec, field) {
+                spec.remove(field);
+            }
+        }
+    }
 }
 
-async fn allocate(request: &WriteRequest<'_>, new: &mut Value, held: &Held) -> Result<Claims, ApiError> {
+async fn allocate(
+    request: &WriteRequest<'_>,
+    new: &mut Value,
+    held: &Held,
+) -> Result<Claims, ApiError> {
     let name = meta::name(new).to_owned();
     let owner = format!("{}/{name}", request.namespace);
     let config = &request.state.config;
@@ -159,10 +245,15 @@ async fn allocate(request: &WriteRequest<'_>, new: &mut Value, held: &Held) -> R
     };
     let invalid = |error: FieldError| ApiError::invalid("", "Service", &name, &[error]);
     if text(spec, "type") != "ExternalName" {
-        cluster_ips(request, spec, held, &config.service_cidrs).await.map_err(|refusal| refusal.into_error(&name))?;
+        cluster_ips(request, spec, held, &config.service_cidrs)
+            .await
+            .map_err(|refusal| refusal.into_error(&name))?;
     }
     if needs_node_ports(spec) {
-        let wanted = spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool).unwrap_or(true)
+        let wanted = spec
+            .get("allocateLoadBalancerNodePorts")
+            .and_then(Value::as_bool)
+            .unwrap_or(true)
             || text(spec, "type") == "NodePort";
         let mut own: BTreeSet<u16> = Held {
             ports: spec
@@ -176,13 +267,19 @@ async fn allocate(request: &WriteRequest<'_>, new: &mut Value, held: &Held) -> R
             ..Held::default()
         }
         .ports;
-        let ports = spec.get_mut("ports").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+        let ports = spec
+            .get_mut("ports")
+            .and_then(Value::as_array_mut)
+            .map(std::mem::take)
+            .unwrap_or_default();
         let mut done = Vec::new();
         for (index, mut port) in ports.into_iter().enumerate() {
             match number(port.get("nodePort")) {
                 Some(number) => {
                     let path = format!("spec.ports[{index}].nodePort");
-                    check_port(request, number, held, &path).await?.map_err(invalid)?;
+                    check_port(request, number, held, &path)
+                        .await?
+                        .map_err(invalid)?;
                 }
                 None if wanted => {
                     let number = free_port(request, &own).await?;
@@ -197,7 +294,9 @@ async fn allocate(request: &WriteRequest<'_>, new: &mut Value, held: &Held) -> R
         if text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local" {
             match number(spec.get("healthCheckNodePort")) {
                 Some(number) => {
-                    check_port(request, number, held, "spec.healthCheckNodePort").await?.map_err(invalid)?;
+                    check_port(request, number, held, "spec.healthCheckNodePort")
+                        .await?
+                        .map_err(invalid)?;
                 }
                 None => {
                     let number = free_port(request, &own).await?;
@@ -243,7 +342,11 @@ async fn cluster_ips(
     };
     if policy == "RequireDualStack" && cidrs.len() < 2 {
         let why = "this cluster is not configured for dual-stack services";
-        return Err(Refusal::Field(FieldError::invalid("spec.ipFamilyPolicy", "RequireDualStack", why)));
+        return Err(Refusal::Field(FieldError::invalid(
+            "spec.ipFamilyPolicy",
+            "RequireDualStack",
+            why,
+        )));
     }
     spec.insert("ipFamilyPolicy".to_owned(), policy.as_str().into());
     let mut families: Vec<String> = spec
@@ -275,17 +378,28 @@ async fn cluster_ips(
             .map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned())
             .collect();
     }
-    let wanted = if policy == "SingleStack" { 1 } else { cidrs.len().min(2) };
+    let wanted = if policy == "SingleStack" {
+        1
+    } else {
+        cidrs.len().min(2)
+    };
     for cidr in cidrs {
         let own = family(*cidr);
         if families.len() < wanted && !families.iter().any(|known| known == own) {
             families.push(own.to_owned());
         }
     }
-    if let Some(unknown) = families.iter().position(|f| !cidrs.iter().any(|cidr| family(*cidr) == f)) {
+    if let Some(unknown) = families
+        .iter()
+        .position(|f| !cidrs.iter().any(|cidr| family(*cidr) == f))
+    {
         let path = format!("spec.ipFamilies[{unknown}]");
         let why = "not configured on this cluster";
-        return Err(Refusal::Field(FieldError::invalid(path, families[unknown].as_str(), why)));
+        return Err(Refusal::Field(FieldError::invalid(
+            path,
+            families[unknown].as_str(),
+            why,
+        )));
     }
     spec.insert("ipFamilies".to_owned(), json!(families));
     if ips.first().is_some_and(|ip| ip == "None") {
@@ -294,12 +408,21 @@ async fn cluster_ips(
         return Ok(());
     }
     for (index, family_wanted) in families.iter().enumerate() {
-        let Some(cidr) = cidrs.iter().copied().find(|cidr| family(*cidr) == family_wanted) else {
+        let Some(cidr) = cidrs
+            .iter()
+            .copied()
+            .find(|cidr| family(*cidr) == family_wanted)
+        else {
             continue;
         };
         match ips.get(index) {
             Some(given) => check_ip(request, given, cidr, held, index).await?,
-            None => ips.push(free_ip(request, cidr).await.map_err(Refusal::Api)?.to_string()),
+            None => ips.push(
+                free_ip(request, cidr)
+                    .await
+                    .map_err(Refusal::Api)?
+                    .to_string(),
+            ),
         }
     }
     if let Some(first) = ips.first() {
@@ -317,7 +440,13 @@ async fn check_ip(
     index: usize,
 ) -> Result<(), Refusal> {
     let path = format!("spec.clusterIPs[{index}]");
-    let refuse = |why: String| Err(Refusal::Field(FieldError::invalid(path.clone(), json!([given]), why)));
+    let refuse = |why: String| {
+        Err(Refusal::Field(FieldError::invalid(
+            path.clone(),
+            json!([given]),
+            why,
+        )))
+    };
     let Ok(ip) = given.parse::<IpAddr>() else {
         // The schema's validation has told it already.
         return Ok(());
@@ -330,8 +459,13 @@ async fn check_ip(
             "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {cidr}"
         ));
     }
-    if is_claimed(request, format!("{IPS}{ip}")).await.map_err(Refusal::Api)? {
-        return refuse(format!("failed to allocate IP {ip}: provided IP is already allocated"));
+    if is_claimed(request, format!("{IPS}{ip}"))
+        .await
+        .map_err(Refusal::Api)?
+    {
+        return refuse(format!(
+            "failed to allocate IP {ip}: provided IP is already allocated"
+        ));
     }
     Ok(())
 }
@@ -348,11 +482,19 @@ async fn check_port(
     }
     let range = &request.state.config.node_ports;
     if !range.contains(&port) {
-        let why = format!("provided port is not in the valid range. The range of valid ports is {}-{}", range.start(), range.end());
+        let why = format!(
+            "provided port is not in the valid range. The range of valid ports is {}-{}",
+            range.start(),
+            range.end()
+        );
         return Ok(Err(FieldError::invalid(path, port, why)));
     }
     if is_claimed(request, format!("{PORTS}{port}")).await? {
-        return Ok(Err(FieldError::invalid(path, port, "provided port is already allocated")));
+        return Ok(Err(FieldError::invalid(
+            path,
+            port,
+            "provided port is already allocated",
+        )));
     }
     Ok(Ok(()))
 }
@@ -362,14 +504,25 @@ async fn is_claimed(request: &WriteRequest<'_>, key: String) -> Result<bool, Api
         keys_only: true,
         ..Range::key(key)
     };
-    Ok(!request.state.store.range(range).await.map_err(store_error)?.kvs.is_empty())
+    Ok(!request
+        .state
+        .store
+        .range(range)
+        .await
+        .map_err(store_error)?
+        .kvs
+        .is_empty())
 }
 
 /// A free address above the band that upstream leaves to addresses chosen by hand.
 async fn free_ip(request: &WriteRequest<'_>, cidr: Cidr) -> Result<IpAddr, ApiError> {
     let size = cidr.size().min(1 << 20);
     // The first is the network's; of IPv4 the last is for broadcasts.
-    let last = if cidr.is_ipv4() { size.saturating_sub(2) } else { size.saturating_sub(1) };
+    let last = if cidr.is_ipv4() {
+        size.saturating_sub(2)
+    } else {
+        size.saturating_sub(1)
+    };
     let band = (size / 16).clamp(16, 256).min(size / 2);
     let first = band.max(1);
     let candidate = |offset: u128| cidr.nth(offset);
@@ -389,13 +542,21 @@ async fn free_ip(request: &WriteRequest<'_>, cidr: Cidr) -> Result<IpAddr, ApiEr
         .chain(2..first)
         .filter_map(candidate)
         .find(|ip| !claimed.contains(&ip.to_string()))
-        .ok_or_else(|| ApiError::internal(format!("failed to allocate a serviceIP: range {cidr} is full")))
+        .ok_or_else(|| {
+            ApiError::internal(format!(
+                "failed to allocate a serviceIP: range {cidr} is full"
+            ))
+        })
 }
 
 async fn free_port(request: &WriteRequest<'_>, own: &BTreeSet<u16>) -> Result<u16, ApiError> {
     let range = request.state.config.node_ports.clone();
     let size = range.end().saturating_sub(*range.start());
-    let band = if size < 16 { 0 } else { (size / 32).clamp(16, 128).min(size / 2) };
+    let band = if size < 16 {
+        0
+    } else {
+        (size / 32).clamp(16, 128).min(size / 2)
+    };
     let first = range.start().saturating_add(band);
     for _ in 0..GUESSES {
         let port = rand::rng().random_range(first..=*range.end());
@@ -415,11 +576,21 @@ async fn claimed(request: &WriteRequest<'_>, prefix: &str) -> Result<BTreeSet<St
         keys_only: true,
         ..Range::prefix(prefix.to_owned())
     };
-    let response = request.state.store.range(range).await.map_err(store_error)?;
+    let response = request
+        .state
+        .store
+        .range(range)
+        .await
+        .map_err(store_error)?;
     Ok(response
         .kvs
         .iter()
-        .filter_map(|kv| std::str::from_utf8(&kv.key).ok()?.strip_prefix(prefix).map(str::to_owned))
+        .filter_map(|kv| {
+            std::str::from_utf8(&kv.key)
+                .ok()?
+                .strip_prefix(prefix)
+                .map(str::to_owned)
+        })
         .collect())
 }
 

@@ -46,7 +46,11 @@ impl Authenticator {
     }
 
     /// The identity of a request that came over the network.
-    pub fn authenticate(&self, headers: &HeaderMap, peer: Option<&PeerCertificates>) -> Result<UserInfo, AuthnError> {
+    pub fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&PeerCertificates>,
+    ) -> Result<UserInfo, AuthnError> {
         if let Some(certificate) = peer.and_then(|peer| peer.0.first()) {
             let identity = peer_identity(certificate).ok_or(AuthnError::Certificate)?;
             return Ok(UserInfo::new(identity.common_name, identity.organizations));
@@ -56,7 +60,11 @@ impl Authenticator {
     }
 
     /// Verifies a token for any of these audiences (none: the server's own); answers the audiences that matched.
-    pub fn review(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), AuthnError> {
+    pub fn review(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(UserInfo, Vec<String>), AuthnError> {
         let claims = self.tokens.verify(token)?;
         let accepted = self.tokens.accepted_audiences(&claims, audiences);
         if accepted.is_empty() {
@@ -88,11 +96,23 @@ impl Authenticator {
         if let Some(pod) = &bound.pod {
             // A pod that is being deleted keeps its identity until it is gone: its last requests are its clean-up.
             let key = format!("{namespace}/{}", pod.name);
-            if objects.pods.get(&key).is_none_or(|found| *found.index.uid != *pod.uid) {
-                return Err(AuthnError::Unbound { what: "Pod", name: key });
+            if objects
+                .pods
+                .get(&key)
+                .is_none_or(|found| *found.index.uid != *pod.uid)
+            {
+                return Err(AuthnError::Unbound {
+                    what: "Pod",
+                    name: key,
+                });
             }
         } else if let Some(secret) = &bound.secret {
-            live(&objects.secrets, "Secret", format!("{namespace}/{}", secret.name), &secret.uid)?;
+            live(
+                &objects.secrets,
+                "Secret",
+                format!("{namespace}/{}", secret.name),
+                &secret.uid,
+            )?;
         } else if let Some(node) = &bound.node {
             live(&objects.nodes, "Node", node.name.clone(), &node.uid)?;
         }

@@ -96,8 +96,10 @@ impl Tokens {
         validation.validate_exp = false;
         validation.set_required_spec_claims(&["iss", "sub", "aud", "exp"]);
         Ok(Tokens {
-            encoding: EncodingKey::from_ec_pem(keys.private_pem.as_bytes()).map_err(TokenError::Keys)?,
-            decoding: DecodingKey::from_ec_pem(keys.public_pem.as_bytes()).map_err(TokenError::Keys)?,
+            encoding: EncodingKey::from_ec_pem(keys.private_pem.as_bytes())
+                .map_err(TokenError::Keys)?,
+            decoding: DecodingKey::from_ec_pem(keys.public_pem.as_bytes())
+                .map_err(TokenError::Keys)?,
             header,
             validation,
             issuer: issuer.to_owned(),
@@ -108,7 +110,11 @@ impl Tokens {
 
     /// The public key as a JSON Web Key Set, for whoever verifies tokens elsewhere.
     pub fn jwks(&self) -> Value {
-        let base64: String = self.public_pem.lines().filter(|line| !line.starts_with("-----")).collect();
+        let base64: String = self
+            .public_pem
+            .lines()
+            .filter(|line| !line.starts_with("-----"))
+            .collect();
         // A P-256 SubjectPublicKeyInfo ends with the point's two coordinates.
         let der = STANDARD.decode(base64).unwrap_or_default();
         let point = &der[der.len().saturating_sub(64)..];
@@ -139,7 +145,10 @@ impl Tokens {
         let now = now.as_second();
         let claims = Claims {
             iss: self.issuer.clone(),
-            sub: format!("system:serviceaccount:{}:{}", bound.namespace, bound.service_account.name),
+            sub: format!(
+                "system:serviceaccount:{}:{}",
+                bound.namespace, bound.service_account.name
+            ),
             aud: audiences,
             exp: now.saturating_add(i64::try_from(life.as_secs()).unwrap_or(i64::MAX)),
             iat: now,
@@ -147,7 +156,8 @@ impl Tokens {
             jti: uuid::Uuid::new_v4().to_string(),
             kubernetes: bound,
         };
-        let token = jsonwebtoken::encode(&self.header, &claims, &self.encoding).map_err(TokenError::Sign)?;
+        let token = jsonwebtoken::encode(&self.header, &claims, &self.encoding)
+            .map_err(TokenError::Sign)?;
         Ok((token, claims))
     }
 
@@ -180,7 +190,11 @@ impl Tokens {
     pub fn accepted_audiences(&self, claims: &Claims, wanted: &[String]) -> Vec<String> {
         let own = [self.issuer.clone()];
         let wanted = if wanted.is_empty() { &own[..] } else { wanted };
-        wanted.iter().filter(|audience| claims.aud.contains(audience)).cloned().collect()
+        wanted
+            .iter()
+            .filter(|audience| claims.aud.contains(audience))
+            .cloned()
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Arc<Claims>>> {
@@ -192,10 +206,14 @@ impl Claims {
     /// The identity that the token proves.
     pub fn user(&self) -> UserInfo {
         let account = &self.kubernetes.service_account;
-        let mut user = UserInfo::service_account(&self.kubernetes.namespace, &account.name, &account.uid);
+        let mut user =
+            UserInfo::service_account(&self.kubernetes.namespace, &account.name, &account.uid);
         let mut extra = BTreeMap::new();
         let mut note = |key: &str, value: &str| {
-            extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
+            extra.insert(
+                format!("authentication.kubernetes.io/{key}"),
+                vec![value.to_owned()],
+            );
         };
         note("credential-id", &format!("JTI={}", self.jti));
         if let Some(pod) = &self.kubernetes.pod {
@@ -242,24 +260,40 @@ mod tests {
     #[test]
     fn a_token_says_who_and_for_whom() {
         let tokens = Tokens::new(&keys(), "https://issuer").unwrap();
-        let (token, _) = tokens.issue(bound(), vec![], HOUR, Timestamp::now()).unwrap();
+        let (token, _) = tokens
+            .issue(bound(), vec![], HOUR, Timestamp::now())
+            .unwrap();
         let claims = tokens.verify(&token).unwrap();
         assert_eq!(claims.user().name, "system:serviceaccount:ns:sa");
         assert!(claims.user().in_group("system:serviceaccounts:ns"));
         assert_eq!(tokens.accepted_audiences(&claims, &[]), ["https://issuer"]);
-        assert!(tokens.accepted_audiences(&claims, &["vault".to_owned()]).is_empty());
+        assert!(
+            tokens
+                .accepted_audiences(&claims, &["vault".to_owned()])
+                .is_empty()
+        );
     }
 
     #[test]
     fn foreign_changed_and_late_tokens_are_refused() {
         let tokens = Tokens::new(&keys(), "https://issuer").unwrap();
         let other = Tokens::new(&keys(), "https://issuer").unwrap();
-        let (foreign, _) = other.issue(bound(), vec![], HOUR, Timestamp::now()).unwrap();
-        assert!(matches!(tokens.verify(&foreign), Err(TokenError::Invalid(_))));
-        let (token, _) = tokens.issue(bound(), vec![], HOUR, Timestamp::now()).unwrap();
+        let (foreign, _) = other
+            .issue(bound(), vec![], HOUR, Timestamp::now())
+            .unwrap();
+        assert!(matches!(
+            tokens.verify(&foreign),
+            Err(TokenError::Invalid(_))
+        ));
+        let (token, _) = tokens
+            .issue(bound(), vec![], HOUR, Timestamp::now())
+            .unwrap();
         let (head, signature) = token.rsplit_once('.').unwrap();
         let changed = format!("{head}A.{signature}");
-        assert!(matches!(tokens.verify(&changed), Err(TokenError::Invalid(_))));
+        assert!(matches!(
+            tokens.verify(&changed),
+            Err(TokenError::Invalid(_))
+        ));
         let past = Timestamp::from_second(Timestamp::now().as_second() - 7200).unwrap();
         let (late, _) = tokens.issue(bound(), vec![], HOUR, past).unwrap();
         assert!(matches!(tokens.verify(&late), Err(TokenError::Time)));
@@ -268,7 +302,9 @@ mod tests {
     #[test]
     fn the_published_key_verifies_tokens() {
         let tokens = Tokens::new(&keys(), "https://issuer").unwrap();
-        let (token, _) = tokens.issue(bound(), vec![], HOUR, Timestamp::now()).unwrap();
+        let (token, _) = tokens
+            .issue(bound(), vec![], HOUR, Timestamp::now())
+            .unwrap();
         let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_value(tokens.jwks()).unwrap();
         let key = DecodingKey::from_jwk(&jwks.keys[0]).unwrap();
         assert!(jsonwebtoken::decode::<Claims>(&token, &key, &tokens.validation).is_ok());
@@ -279,7 +315,9 @@ mod tests {
         let keys = keys();
         let tokens = Tokens::new(&keys, "https://issuer").unwrap();
         let other = Tokens::new(&keys, "https://else").unwrap();
-        let (token, _) = other.issue(bound(), vec![], HOUR, Timestamp::now()).unwrap();
+        let (token, _) = other
+            .issue(bound(), vec![], HOUR, Timestamp::now())
+            .unwrap();
         assert!(matches!(tokens.verify(&token), Err(TokenError::Invalid(_))));
     }
 }

@@ -16,7 +16,10 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// Keeps every aggregated role current until shutdown.
 pub async fn run(state: Arc<State>) {
     let snapshot = state.registry.load_full();
-    let Some(stored) = snapshot.get(GROUP, "clusterroles").and_then(|served| served.stored.as_ref()) else {
+    let Some(stored) = snapshot
+        .get(GROUP, "clusterroles")
+        .and_then(|served| served.stored.as_ref())
+    else {
         return;
     };
     let mut follower = stored.cache.follow(stored.cache.last());
@@ -44,34 +47,60 @@ pub async fn settle(state: &Arc<State>) {
 
 async fn round(state: &Arc<State>) -> bool {
     let snapshot = state.registry.load_full();
-    let Some(served) = snapshot.get(GROUP, "clusterroles") else { return false };
-    let Some(stored) = &served.stored else { return false };
+    let Some(served) = snapshot.get(GROUP, "clusterroles") else {
+        return false;
+    };
+    let Some(stored) = &served.stored else {
+        return false;
+    };
     let everything = KeyRange {
         namespace: "",
         after: "",
     };
     let (objects, _) = stored.cache.list(everything, 0, |_| true);
-    let roles: Vec<(_, Value)> = objects.iter().map(|object| (object.clone(), object.tree())).collect();
+    let roles: Vec<(_, Value)> = objects
+        .iter()
+        .map(|object| (object.clone(), object.tree()))
+        .collect();
     let user = UserInfo::apiserver();
     let mut changed = false;
     for (object, role) in &roles {
-        let Some(selectors) = role.pointer("/aggregationRule/clusterRoleSelectors").and_then(Value::as_array) else {
+        let Some(selectors) = role
+            .pointer("/aggregationRule/clusterRoleSelectors")
+            .and_then(Value::as_array)
+        else {
             continue;
         };
-        let selectors: Vec<LabelSelector> =
-            selectors.iter().filter_map(|s| LabelSelector::from_object(Some(s)).ok().flatten()).collect();
+        let selectors: Vec<LabelSelector> = selectors
+            .iter()
+            .filter_map(|s| LabelSelector::from_object(Some(s)).ok().flatten())
+            .collect();
         let mut rules: Vec<Value> = Vec::new();
         for (other, tree) in &roles {
-            if other.key == object.key || !selectors.iter().any(|selector| labels_match(selector, &other.index)) {
+            if other.key == object.key
+                || !selectors
+                    .iter()
+                    .any(|selector| labels_match(selector, &other.index))
+            {
                 continue;
             }
-            for rule in tree.get("rules").and_then(Value::as_array).into_iter().flatten() {
+            for rule in tree
+                .get("rules")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
                 if !rules.contains(rule) {
                     rules.push(rule.clone());
                 }
             }
         }
-        if role.get("rules").and_then(Value::as_array).map_or(&[][..], Vec::as_slice) == rules {
+        if role
+            .get("rules")
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice)
+            == rules
+        {
             continue;
         }
         let request = WriteRequest {
@@ -93,7 +122,9 @@ async fn round(state: &Arc<State>) -> bool {
         };
         match request.update(object.name(), None, &change).await {
             Ok(_) => changed = true,
-            Err(failure) => tracing::warn!(role = object.name(), error = %failure.error, "aggregating a ClusterRole"),
+            Err(failure) => {
+                tracing::warn!(role = object.name(), error = %failure.error, "aggregating a ClusterRole")
+            }
         }
     }
     changed

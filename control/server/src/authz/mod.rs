@@ -67,7 +67,10 @@ impl Authorizer {
         match self.rbac.decide(attributes) {
             Decision::No(reason) => {
                 // Upstream joins the reasons of every authorizer in the chain.
-                let reasons: Vec<String> = [why, reason].into_iter().filter(|r| !r.is_empty()).collect();
+                let reasons: Vec<String> = [why, reason]
+                    .into_iter()
+                    .filter(|r| !r.is_empty())
+                    .collect();
                 Decision::No(reasons.join(", "))
             }
             allow => allow,
@@ -75,7 +78,12 @@ impl Authorizer {
     }
 
     /// The request's own authorisation: nothing, or the 403.
-    pub fn check(&self, user: &UserInfo, info: &RequestInfo, field_selector: &str) -> Result<(), ApiError> {
+    pub fn check(
+        &self,
+        user: &UserInfo,
+        info: &RequestInfo,
+        field_selector: &str,
+    ) -> Result<(), ApiError> {
         let attributes = info.attributes(user, field_selector);
         match self.decide(&attributes) {
             Decision::Allow(_) => Ok(()),
@@ -117,7 +125,12 @@ impl Attributes<'_> {
         };
         let user = &user.name;
         match target {
-            Target::Path(path) => ApiError::forbidden("", "", "", format!("User {user:?} cannot {verb} path {path:?}{tail}")),
+            Target::Path(path) => ApiError::forbidden(
+                "",
+                "",
+                "",
+                format!("User {user:?} cannot {verb} path {path:?}{tail}"),
+            ),
             Target::Resource {
                 group,
                 resource,
@@ -140,7 +153,9 @@ impl Attributes<'_> {
                     group,
                     resource,
                     name,
-                    format!("User {user:?} cannot {verb} resource {what:?} in API group {group:?} {place}{tail}"),
+                    format!(
+                        "User {user:?} cannot {verb} resource {what:?} in API group {group:?} {place}{tail}"
+                    ),
                 )
             }
         }

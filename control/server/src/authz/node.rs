@@ -45,7 +45,11 @@ impl NodeAuthorizer {
             return self.by_rules(attributes);
         };
         let verb = attributes.verb;
-        let unrelated = || Decision::No(format!("no relationship found between node '{node}' and this object"));
+        let unrelated = || {
+            Decision::No(format!(
+                "no relationship found between node '{node}' and this object"
+            ))
+        };
         let related = |is: &dyn Fn(&PodRefs) -> bool| {
             if self.refers(node, namespace, is) {
                 Decision::Allow(String::new())
@@ -69,40 +73,60 @@ impl NodeAuthorizer {
             }
             ("", "serviceaccounts", "token") => {
                 if verb != "create" || name.is_empty() {
-                    return Decision::No("can only create tokens for individual service accounts".to_owned());
+                    return Decision::No(
+                        "can only create tokens for individual service accounts".to_owned(),
+                    );
                 }
                 related(&|pod| pod.service_account == name)
             }
             ("", "pods", "") if matches!(verb, "list" | "watch" | "deletecollection") => {
                 let own = field_selector.split(',').any(|term| {
-                    term.strip_prefix("spec.nodeName=").is_some_and(|v| v.strip_prefix('=').unwrap_or(v) == node)
+                    term.strip_prefix("spec.nodeName=")
+                        .is_some_and(|v| v.strip_prefix('=').unwrap_or(v) == node)
                 });
                 if own && verb != "deletecollection" {
                     self.by_rules(attributes)
                 } else {
-                    Decision::No(format!("can only list/watch pods with spec.nodeName field selector '{node}'"))
+                    Decision::No(format!(
+                        "can only list/watch pods with spec.nodeName field selector '{node}'"
+                    ))
                 }
             }
             ("", "pods", "") if verb == "get" => {
                 let key = format!("{namespace}/{name}");
-                if self.pods.with(|pods| pods.get(key.as_str()).is_some_and(|pod| pod.node == node)) {
+                if self
+                    .pods
+                    .with(|pods| pods.get(key.as_str()).is_some_and(|pod| pod.node == node))
+                {
                     Decision::Allow(String::new())
                 } else {
                     unrelated()
                 }
             }
             ("", "nodes", "") if matches!(verb, "get" | "list" | "watch") && name != node => {
-                Decision::No(format!("node '{node}' cannot read '{name}', only its own Node object"))
+                Decision::No(format!(
+                    "node '{node}' cannot read '{name}', only its own Node object"
+                ))
             }
             ("coordination.k8s.io", "leases", _) => {
                 if namespace != "kube-node-lease" {
-                    return Decision::No(format!("can only access leases in the \"{}\" system namespace", "kube-node-lease"));
+                    return Decision::No(format!(
+                        "can only access leases in the \"{}\" system namespace",
+                        "kube-node-lease"
+                    ));
                 }
-                if !subresource.is_empty() || !matches!(verb, "get" | "create" | "update" | "patch" | "delete") {
-                    return Decision::No("can only get, create, update, patch, or delete a node lease".to_owned());
+                if !subresource.is_empty()
+                    || !matches!(verb, "get" | "create" | "update" | "patch" | "delete")
+                {
+                    return Decision::No(
+                        "can only get, create, update, patch, or delete a node lease".to_owned(),
+                    );
                 }
                 if verb != "create" && name != node {
-                    return Decision::No("can only access node lease with the same name as the requesting node".to_owned());
+                    return Decision::No(
+                        "can only access node lease with the same name as the requesting node"
+                            .to_owned(),
+                    );
                 }
                 Decision::Allow(String::new())
             }
@@ -131,17 +155,32 @@ impl NodeAuthorizer {
 fn refs(object: &CachedObject) -> Option<PodRefs> {
     let tree = object.tree();
     let spec = tree.get("spec")?;
-    let text = |value: &Value, path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let text = |value: &Value, path: &str| {
+        value
+            .pointer(path)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
     let node = text(spec, "/nodeName").filter(|node| !node.is_empty())?;
     let (mut secrets, mut config_maps) = (BTreeSet::new(), BTreeSet::new());
-    let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let list = |value: &Value, key: &str| {
+        value
+            .get(key)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
     for pull in list(spec, "imagePullSecrets") {
         secrets.extend(text(&pull, "/name"));
     }
     for volume in list(spec, "volumes") {
         secrets.extend(text(&volume, "/secret/secretName"));
         config_maps.extend(text(&volume, "/configMap/name"));
-        for source in volume.get("projected").map(|p| list(p, "sources")).unwrap_or_default() {
+        for source in volume
+            .get("projected")
+            .map(|p| list(p, "sources"))
+            .unwrap_or_default()
+        {
             secrets.extend(text(&source, "/secret/name"));
             config_maps.extend(text(&source, "/configMap/name"));
         }

@@ -26,7 +26,6 @@ const fn row(name: &'static str, rules: &'static [&'static str]) -> Row {
     }
 }
 
-
 /// What every node may do; the Node authorizer applies it, and it is published as the `system:node` role.
 const NODE: &[&str] = &[
     "create | authentication.k8s.io | tokenreviews",
@@ -54,10 +53,18 @@ const ROWS: &[Row] = &[
     row("cluster-admin", &["* | * | *", "* | /*"]),
     row(
         "system:discovery",
-        &["get | /api,/api/*,/apis,/apis/*,/healthz,/livez,/openapi,/openapi/*,/readyz,/version,/version/"],
+        &[
+            "get | /api,/api/*,/apis,/apis/*,/healthz,/livez,/openapi,/openapi/*,/readyz,/version,/version/",
+        ],
     ),
-    row("system:public-info-viewer", &["get | /healthz,/livez,/readyz,/version,/version/"]),
-    row("system:monitoring", &["get | /healthz,/healthz/*,/livez,/livez/*,/metrics,/metrics/slis,/readyz,/readyz/*"]),
+    row(
+        "system:public-info-viewer",
+        &["get | /healthz,/livez,/readyz,/version,/version/"],
+    ),
+    row(
+        "system:monitoring",
+        &["get | /healthz,/healthz/*,/livez,/livez/*,/metrics,/metrics/slis,/readyz,/readyz/*"],
+    ),
     row(
         "system:basic-user",
         &[
@@ -84,12 +91,18 @@ const ROWS: &[Row] = &[
             "create | authorization.k8s.io | subjectaccessreviews",
         ],
     ),
-    row("system:kubelet-api-admin", &[
-        "get,list,watch | core | nodes",
-        "proxy | core | nodes",
-        "* | core | nodes/log,nodes/metrics,nodes/proxy,nodes/stats,nodes/configz,nodes/healthz,nodes/pods",
-    ]),
-    row("system:node-bootstrapper", &["create,get,list,watch | certificates.k8s.io | certificatesigningrequests"]),
+    row(
+        "system:kubelet-api-admin",
+        &[
+            "get,list,watch | core | nodes",
+            "proxy | core | nodes",
+            "* | core | nodes/log,nodes/metrics,nodes/proxy,nodes/stats,nodes/configz,nodes/healthz,nodes/pods",
+        ],
+    ),
+    row(
+        "system:node-bootstrapper",
+        &["create,get,list,watch | certificates.k8s.io | certificatesigningrequests"],
+    ),
     row(
         "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
         &["create | certificates.k8s.io | certificatesigningrequests/nodeclient"],
@@ -106,7 +119,10 @@ const ROWS: &[Row] = &[
         "system:certificates.k8s.io:kubelet-serving-approver",
         &["approve | certificates.k8s.io | signers | kubernetes.io/kubelet-serving"],
     ),
-    row("system:service-account-issuer-discovery", &["get | /.well-known/openid-configuration,/openid/v1/jwks"]),
+    row(
+        "system:service-account-issuer-discovery",
+        &["get | /.well-known/openid-configuration,/openid/v1/jwks"],
+    ),
     row(
         "system:kube-scheduler",
         &[
@@ -200,12 +216,42 @@ const AGGREGATED: &[(&str, &[&str])] = &[
 /// `binding: role: subject kind: subject name`.
 const BINDINGS: &[(&str, &str, &str, &str)] = &[
     ("cluster-admin", "cluster-admin", "Group", "system:masters"),
-    ("system:monitoring", "system:monitoring", "Group", "system:monitoring"),
-    ("system:discovery", "system:discovery", "Group", "system:authenticated"),
-    ("system:basic-user", "system:basic-user", "Group", "system:authenticated"),
-    ("system:public-info-viewer", "system:public-info-viewer", "Group", "system:authenticated"),
-    ("system:node-proxier", "system:node-proxier", "User", "system:kube-proxy"),
-    ("system:kube-scheduler", "system:kube-scheduler", "User", "system:kube-scheduler"),
+    (
+        "system:monitoring",
+        "system:monitoring",
+        "Group",
+        "system:monitoring",
+    ),
+    (
+        "system:discovery",
+        "system:discovery",
+        "Group",
+        "system:authenticated",
+    ),
+    (
+        "system:basic-user",
+        "system:basic-user",
+        "Group",
+        "system:authenticated",
+    ),
+    (
+        "system:public-info-viewer",
+        "system:public-info-viewer",
+        "Group",
+        "system:authenticated",
+    ),
+    (
+        "system:node-proxier",
+        "system:node-proxier",
+        "User",
+        "system:kube-proxy",
+    ),
+    (
+        "system:kube-scheduler",
+        "system:kube-scheduler",
+        "User",
+        "system:kube-scheduler",
+    ),
     (
         "system:kube-controller-manager",
         "system:kube-controller-manager",
@@ -227,7 +273,13 @@ fn list(text: &str) -> Vec<String> {
     text.split(',')
         .map(str::trim)
         .filter(|item| !item.is_empty())
-        .map(|item| if item == "core" { String::new() } else { item.to_owned() })
+        .map(|item| {
+            if item == "core" {
+                String::new()
+            } else {
+                item.to_owned()
+            }
+        })
         .collect()
 }
 
@@ -285,10 +337,17 @@ fn metadata(name: &str) -> Value {
 pub fn cluster_roles() -> Vec<Value> {
     let mut roles: Vec<Value> = Vec::new();
     for row in ROWS {
-        let rules: Vec<Value> = row.rules.iter().map(|rule| rule_to_value(&parse(rule))).collect();
+        let rules: Vec<Value> = row
+            .rules
+            .iter()
+            .map(|rule| rule_to_value(&parse(rule)))
+            .collect();
         let mut metadata = metadata(row.name);
         if !row.aggregates_to.is_empty() {
-            metadata["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{}", row.aggregates_to)] = "true".into();
+            metadata["labels"][format!(
+                "rbac.authorization.k8s.io/aggregate-to-{}",
+                row.aggregates_to
+            )] = "true".into();
         }
         roles.push(json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules,
@@ -306,7 +365,8 @@ pub fn cluster_roles() -> Vec<Value> {
             "view" => Some("edit"),
             _ => None,
         } {
-            metadata["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{upper}")] = "true".into();
+            metadata["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{upper}")] =
+                "true".into();
         }
         roles.push(json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata,
@@ -332,7 +392,11 @@ pub fn cluster_role_bindings() -> Vec<Value> {
 
 /// Whether an administrator asked that an object be left alone.
 pub fn leave_alone(object: &Value) -> bool {
-    object.pointer("/metadata/annotations").and_then(|a| a.get(AUTOUPDATE)).and_then(Value::as_str) == Some("false")
+    object
+        .pointer("/metadata/annotations")
+        .and_then(|a| a.get(AUTOUPDATE))
+        .and_then(Value::as_str)
+        == Some("false")
 }
 
 #[cfg(test)]
@@ -341,7 +405,10 @@ mod tests {
 
     #[test]
     fn every_binding_has_its_role() {
-        let roles: Vec<String> = cluster_roles().iter().map(|r| r["metadata"]["name"].as_str().unwrap().into()).collect();
+        let roles: Vec<String> = cluster_roles()
+            .iter()
+            .map(|r| r["metadata"]["name"].as_str().unwrap().into())
+            .collect();
         for (binding, role, ..) in BINDINGS {
             assert!(roles.iter().any(|name| name == role), "{binding} → {role}");
         }
@@ -353,7 +420,11 @@ mod tests {
             for text in row.rules {
                 let rule = parse(text);
                 assert!(!rule.verbs.is_empty(), "{text}");
-                assert_eq!(rule.non_resource_urls.is_empty(), !rule.resources.is_empty(), "{text}");
+                assert_eq!(
+                    rule.non_resource_urls.is_empty(),
+                    !rule.resources.is_empty(),
+                    "{text}"
+                );
             }
         }
     }

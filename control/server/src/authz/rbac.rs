@@ -133,7 +133,9 @@ impl Rbac {
     /// The rules of a role that a binding in `namespace` (empty: a ClusterRoleBinding) refers to.
     pub fn rules_of_role(&self, role: &RoleRef, namespace: &str) -> Option<Vec<Rule>> {
         match role.kind.as_str() {
-            "ClusterRole" => self.cluster_roles.with(|roles| roles.get(role.name.as_str()).cloned()),
+            "ClusterRole" => self
+                .cluster_roles
+                .with(|roles| roles.get(role.name.as_str()).cloned()),
             "Role" => {
                 let key = format!("{namespace}/{}", role.name);
                 self.roles.with(|roles| roles.get(key.as_str()).cloned())
@@ -144,12 +146,18 @@ impl Rbac {
 
     /// Calls `f` with the rules of each binding of the user until it answers false; answers the roles that
     /// bindings refer to and that don't exist.
-    fn visit(&self, user: &UserInfo, namespace: &str, f: &mut dyn FnMut(BoundRules<'_>) -> bool) -> Vec<String> {
+    fn visit(
+        &self,
+        user: &UserInfo,
+        namespace: &str,
+        f: &mut dyn FnMut(BoundRules<'_>) -> bool,
+    ) -> Vec<String> {
         let mut missing = Vec::new();
         let go_on = self.cluster_role_bindings.with(|bindings| {
             self.cluster_roles.with(|roles| {
                 bindings.iter().all(|(name, binding)| {
-                    let Some(subject) = binding.subjects.iter().find(|subject| subject.is(user)) else {
+                    let Some(subject) = binding.subjects.iter().find(|subject| subject.is(user))
+                    else {
                         return true;
                     };
                     let Some(rules) = roles.get(binding.role_ref.name.as_str()) else {
@@ -160,7 +168,10 @@ impl Rbac {
                         rules,
                         source: &|| {
                             let role = &binding.role_ref.name;
-                            format!("ClusterRoleBinding {name:?} of ClusterRole {role:?} to {}", subject.told())
+                            format!(
+                                "ClusterRoleBinding {name:?} of ClusterRole {role:?} to {}",
+                                subject.told()
+                            )
                         },
                     })
                 })
@@ -171,7 +182,9 @@ impl Rbac {
         }
         let prefix = format!("{namespace}/");
         self.role_bindings.with(|bindings| {
-            let ours = bindings.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded)).take_while(|(key, _)| key.starts_with(&prefix));
+            let ours = bindings
+                .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
+                .take_while(|(key, _)| key.starts_with(&prefix));
             for (key, binding) in ours {
                 let Some(subject) = binding.subjects.iter().find(|subject| subject.is(user)) else {
                     continue;
@@ -186,7 +199,9 @@ impl Rbac {
                     source: &|| {
                         let (kind, role, subject) = (&role.kind, &role.name, subject.told());
                         let name = &key[prefix.len()..];
-                        format!("RoleBinding \"{name}/{namespace}\" of {kind} {role:?} to {subject}")
+                        format!(
+                            "RoleBinding \"{name}/{namespace}\" of {kind} {role:?} to {subject}"
+                        )
                     },
                 });
                 if !go_on {

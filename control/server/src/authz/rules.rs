@@ -38,7 +38,10 @@ impl Rule {
             return false;
         }
         match &attributes.target {
-            Target::Path(path) => self.non_resource_urls.iter().any(|url| url_matches(url, path)),
+            Target::Path(path) => self
+                .non_resource_urls
+                .iter()
+                .any(|url| url_matches(url, path)),
             Target::Resource {
                 group,
                 resource,
@@ -47,8 +50,12 @@ impl Rule {
                 ..
             } => {
                 any(&self.api_groups, group)
-                    && self.resources.iter().any(|rule| resource_matches(rule, resource, subresource))
-                    && (self.resource_names.is_empty() || self.resource_names.iter().any(|n| n == name))
+                    && self
+                        .resources
+                        .iter()
+                        .any(|rule| resource_matches(rule, resource, subresource))
+                    && (self.resource_names.is_empty()
+                        || self.resource_names.iter().any(|n| n == name))
             }
         }
     }
@@ -89,10 +96,11 @@ impl Rule {
     /// Whether this rule allows everything that `part` (one verb, group, resource, name) does.
     fn covers_part(&self, part: &Rule) -> bool {
         let has = |own: &[String], wanted: &[String]| wanted.iter().all(|w| any(own, w));
-        let urls = part
-            .non_resource_urls
-            .iter()
-            .all(|url| self.non_resource_urls.iter().any(|own| own == url || url_matches(own, url)));
+        let urls = part.non_resource_urls.iter().all(|url| {
+            self.non_resource_urls
+                .iter()
+                .any(|own| own == url || url_matches(own, url))
+        });
         let resources = part.resources.iter().all(|wanted| {
             let (resource, subresource) = wanted.split_once('/').unwrap_or((wanted, ""));
             self.resources
@@ -105,7 +113,10 @@ impl Rule {
             && urls
             && (self.resource_names.is_empty()
                 || (!part.resource_names.is_empty()
-                    && part.resource_names.iter().all(|name| self.resource_names.contains(name))))
+                    && part
+                        .resource_names
+                        .iter()
+                        .all(|name| self.resource_names.contains(name))))
     }
 
     /// As upstream prints a rule in an escalation error: `{APIGroups:[""], Resources:["pods"], Verbs:["get"]}`.
@@ -119,7 +130,7 @@ impl Rule {
             ("Verbs", &self.verbs),
         ] {
             if !list.is_empty() {
-                parts.push(format!("{name}:{list:?}"));
+                parts.push(format!("{name}:{}", quoted(list)));
             }
         }
         format!("{{{}}}", parts.join(", "))
@@ -152,6 +163,12 @@ pub fn uncovered(held: &[Rule], wanted: &[Rule]) -> Vec<String> {
     missing.iter().map(Rule::compact).collect()
 }
 
+/// A list as Go's `%q` prints it: `["get" "list"]`.
+pub fn quoted(list: &[String]) -> String {
+    let items: Vec<String> = list.iter().map(|item| format!("{item:?}")).collect();
+    format!("[{}]", items.join(" "))
+}
+
 /// `*`, `pods`, `pods/log`, `*/log`.
 fn resource_matches(rule: &str, resource: &str, subresource: &str) -> bool {
     if rule == "*" {
@@ -159,13 +176,19 @@ fn resource_matches(rule: &str, resource: &str, subresource: &str) -> bool {
     }
     match rule.split_once('/') {
         None => subresource.is_empty() && rule == resource,
-        Some((parent, sub)) => !subresource.is_empty() && sub == subresource && (parent == "*" || parent == resource),
+        Some((parent, sub)) => {
+            !subresource.is_empty() && sub == subresource && (parent == "*" || parent == resource)
+        }
     }
 }
 
 /// `*`, `/healthz`, `/api/*`.
 fn url_matches(rule: &str, path: &str) -> bool {
-    rule == "*" || rule == path || rule.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
+    rule == "*"
+        || rule == path
+        || rule
+            .strip_suffix('*')
+            .is_some_and(|prefix| path.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -174,7 +197,12 @@ mod tests {
     use crate::user::UserInfo;
 
     fn rule(groups: &str, resources: &str, verbs: &str, names: &str) -> Rule {
-        let list = |text: &str| text.split(',').filter(|t| *t != "-").map(str::to_owned).collect();
+        let list = |text: &str| {
+            text.split(',')
+                .filter(|t| *t != "-")
+                .map(str::to_owned)
+                .collect()
+        };
         Rule {
             verbs: list(verbs),
             api_groups: list(groups),
@@ -200,7 +228,11 @@ mod tests {
             verb,
             target,
         };
-        assert_eq!(rule.allows(&attributes), expect, "{verb} {group}/{resource}/{subresource} {name}");
+        assert_eq!(
+            rule.allows(&attributes),
+            expect,
+            "{verb} {group}/{resource}/{subresource} {name}"
+        );
     }
 
     #[test]
@@ -232,10 +264,16 @@ mod tests {
         assert_eq!(
             uncovered(&held, &[rule("", "pods,secrets", "get,list", "-")]),
             [
-                r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get", "list"]}"#,
+                r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get" "list"]}"#,
                 r#"{APIGroups:[""], Resources:["pods"], Verbs:["list"]}"#,
             ]
         );
-        assert!(!uncovered(&[rule("", "pods", "get", "a")], &[rule("", "pods", "get", "-")]).is_empty());
+        assert!(
+            !uncovered(
+                &[rule("", "pods", "get", "a")],
+                &[rule("", "pods", "get", "-")]
+            )
+            .is_empty()
+        );
     }
 }

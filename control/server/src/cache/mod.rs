@@ -25,7 +25,9 @@ use std::{
 };
 
 use kernelet_api::Value;
-use kernelet_store::{EventKind, KeyValue, Range, Revision, Store, StoreError, Watch, WatchError, Watcher};
+use kernelet_store::{
+    EventKind, KeyValue, Range, Revision, Store, StoreError, Watch, WatchError, Watcher,
+};
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
@@ -96,7 +98,11 @@ impl WatchCache {
     }
 
     fn slot(&self, prefix: &str) -> Option<Arc<Slot>> {
-        self.slots.read().unwrap_or_else(PoisonError::into_inner).get(prefix).cloned()
+        self.slots
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(prefix)
+            .cloned()
     }
 
     /// Every change up to this revision is in the cache.
@@ -147,7 +153,10 @@ impl WatchCache {
                 if let Some((prefix, slot, key)) = self.locate(&kv.key)
                     && let Some(object) = read(&slot, key, kv)
                 {
-                    objects.entry(prefix).or_default().insert(object.key.clone(), object);
+                    objects
+                        .entry(prefix)
+                        .or_default()
+                        .insert(object.key.clone(), object);
                 }
             }
             match page.kvs.last() {
@@ -162,13 +171,20 @@ impl WatchCache {
             progress: true,
             ..Watch::prefix(ROOT).from(revision.next())
         };
-        let watcher = self.store.watch(watch).map_err(|error| StoreError::Stopped(error.to_string().into()))?;
+        let watcher = self
+            .store
+            .watch(watch)
+            .map_err(|error| StoreError::Stopped(error.to_string().into()))?;
         let slots: Vec<_> = {
             let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-            slots.iter().map(|(prefix, slot)| (prefix.clone(), slot.clone())).collect()
+            slots
+                .iter()
+                .map(|(prefix, slot)| (prefix.clone(), slot.clone()))
+                .collect()
         };
         for (prefix, slot) in slots {
-            slot.cache.reset(objects.remove(&prefix).unwrap_or_default(), revision.0);
+            slot.cache
+                .reset(objects.remove(&prefix).unwrap_or_default(), revision.0);
         }
         self.applied.send_replace(revision.0);
         Ok(watcher)
@@ -185,14 +201,20 @@ impl WatchCache {
                 return Some((prefix, slot.clone(), rest));
             }
         }
-        slots.get(first).map(|slot| (first.to_owned(), slot.clone(), rest))
+        slots
+            .get(first)
+            .map(|slot| (first.to_owned(), slot.clone(), rest))
     }
 }
 
 fn read(slot: &Slot, key: &str, kv: &KeyValue) -> Option<Arc<CachedObject>> {
-    match CachedObject::from_stored(key.into(), &kv.value, kv.mod_revision.0, kv.lease.0, |tree| {
-        (slot.indexer)(tree)
-    }) {
+    match CachedObject::from_stored(
+        key.into(),
+        &kv.value,
+        kv.mod_revision.0,
+        kv.lease.0,
+        |tree| (slot.indexer)(tree),
+    ) {
         Ok(object) => Some(Arc::new(object)),
         Err(error) => {
             tracing::error!(key = %String::from_utf8_lossy(&kv.key), %error, "a stored object is unreadable and left out");
@@ -203,9 +225,15 @@ fn read(slot: &Slot, key: &str, kv: &KeyValue) -> Option<Arc<CachedObject>> {
 
 /// A single object read from the store, past the cache.
 pub fn from_kv(kv: &KeyValue, key: &str, indexer: &Indexer) -> Option<Arc<CachedObject>> {
-    CachedObject::from_stored(key.into(), &kv.value, kv.mod_revision.0, kv.lease.0, |tree| indexer(tree))
-        .ok()
-        .map(Arc::new)
+    CachedObject::from_stored(
+        key.into(),
+        &kv.value,
+        kv.mod_revision.0,
+        kv.lease.0,
+        |tree| indexer(tree),
+    )
+    .ok()
+    .map(Arc::new)
 }
 
 /// What keeps the cache current; somebody must [`Feed::run`] it.
@@ -258,7 +286,10 @@ impl Feed {
                     None => Change::Delete(key.into()),
                 },
             };
-            match changes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &slot)) {
+            match changes
+                .iter_mut()
+                .find(|(known, _)| Arc::ptr_eq(known, &slot))
+            {
                 Some((_, list)) => list.push(change),
                 None => changes.push((slot, vec![change])),
             }

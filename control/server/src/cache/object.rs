@@ -76,7 +76,8 @@ impl CachedObject {
         index: impl FnOnce(&Value) -> Index,
     ) -> Result<CachedObject, ObjectError> {
         let tree: Value = serde_json::from_slice(stored)?;
-        let (json, version_text) = splice_version(stored, revision).ok_or(ObjectError::NoMetadata)?;
+        let (json, version_text) =
+            splice_version(stored, revision).ok_or(ObjectError::NoMetadata)?;
         Ok(CachedObject {
             key,
             revision,
@@ -91,7 +92,8 @@ impl CachedObject {
     /// The same object as its deletion (or its leaving a selector) reports it: the last state at a later revision.
     pub fn at_revision(&self, revision: i64) -> CachedObject {
         let stored = self.stored();
-        let (json, version_text) = splice_version(&stored, revision).expect("it was spliced before");
+        let (json, version_text) =
+            splice_version(&stored, revision).expect("it was spliced before");
         CachedObject {
             key: self.key.clone(),
             revision,
@@ -118,7 +120,10 @@ impl CachedObject {
 
     /// Whether the store holds exactly these bytes.
     pub fn stored_equals(&self, bytes: &[u8]) -> bool {
-        let (head, tail) = (&self.json[..self.version_text.start], &self.json[self.version_text.end..]);
+        let (head, tail) = (
+            &self.json[..self.version_text.start],
+            &self.json[self.version_text.end..],
+        );
         bytes.len() == head.len() + tail.len() && bytes.starts_with(head) && bytes.ends_with(tail)
     }
 
@@ -128,7 +133,9 @@ impl CachedObject {
     }
 
     pub fn namespace(&self) -> &str {
-        self.key.split_once('/').map_or("", |(namespace, _)| namespace)
+        self.key
+            .split_once('/')
+            .map_or("", |(namespace, _)| namespace)
     }
 
     pub fn name(&self) -> &str {
@@ -136,7 +143,11 @@ impl CachedObject {
     }
 
     /// The bytes of that form, made by `make` the first time.
-    pub fn encoded<E>(&self, key: EncodingKey, make: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+    pub fn encoded<E>(
+        &self,
+        key: EncodingKey,
+        make: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
         let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, bytes)) = encoded.iter().find(|(k, _)| *k == key) {
             return Ok(bytes.clone());
@@ -170,14 +181,22 @@ impl Index {
             .map(|labels| {
                 labels
                     .iter()
-                    .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into()))
+                    .map(|(key, value)| {
+                        (
+                            key.as_str().into(),
+                            value.as_str().unwrap_or_default().into(),
+                        )
+                    })
                     .collect()
             })
             .unwrap_or_default()
     }
 
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.iter().find(|(k, _)| **k == *key).map(|(_, v)| &**v)
+        self.labels
+            .iter()
+            .find(|(k, _)| **k == *key)
+            .map(|(_, v)| &**v)
     }
 }
 
@@ -185,7 +204,10 @@ impl Index {
 fn splice_version(stored: &[u8], revision: i64) -> Option<(Bytes, Range<usize>)> {
     let at = metadata_start(stored)?;
     let empty = stored.get(at) == Some(&b'}');
-    let text = format!("\"resourceVersion\":\"{revision}\"{}", if empty { "" } else { "," });
+    let text = format!(
+        "\"resourceVersion\":\"{revision}\"{}",
+        if empty { "" } else { "," }
+    );
     let mut bytes = BytesMut::with_capacity(stored.len() + text.len());
     bytes.put_slice(&stored[..at]);
     bytes.put_slice(text.as_bytes());
@@ -222,7 +244,9 @@ mod tests {
     use super::*;
 
     fn cached(stored: &str) -> CachedObject {
-        CachedObject::from_stored("a/b".into(), stored.as_bytes(), 7, 0, |tree| Index::of(tree, []))
+        CachedObject::from_stored("a/b".into(), stored.as_bytes(), 7, 0, |tree| {
+            Index::of(tree, [])
+        })
         .unwrap()
     }
 
@@ -231,7 +255,10 @@ mod tests {
         let stored = r#"{"apiVersion":"v1","data":{"metadata":{"x":1},"q":"\"metadata\":{"},"metadata":{"labels":{"l":"v"},"name":"b"}}"#;
         let object = cached(stored);
         assert_eq!(object.tree()["metadata"]["resourceVersion"], "7");
-        assert_eq!(object.tree()["data"]["metadata"], serde_json::json!({"x": 1}));
+        assert_eq!(
+            object.tree()["data"]["metadata"],
+            serde_json::json!({"x": 1})
+        );
         assert_eq!(object.stored(), stored.as_bytes());
         assert!(object.stored_equals(stored.as_bytes()));
         assert!(!object.stored_equals(object.json()));
@@ -244,7 +271,10 @@ mod tests {
 
     #[test]
     fn empty_metadata_is_spliced_too() {
-        assert_eq!(cached(r#"{"metadata":{}}"#).json(), r#"{"metadata":{"resourceVersion":"7"}}"#.as_bytes());
+        assert_eq!(
+            cached(r#"{"metadata":{}}"#).json(),
+            r#"{"metadata":{"resourceVersion":"7"}}"#.as_bytes()
+        );
     }
 
     #[test]

@@ -41,7 +41,11 @@ impl Event {
     /// The previous state at this event's revision: what a DELETED event carries.
     pub fn tombstone(&self) -> Option<Arc<CachedObject>> {
         let previous = self.previous.as_ref()?;
-        Some(self.tombstone.get_or_init(|| Arc::new(previous.at_revision(self.revision))).clone())
+        Some(
+            self.tombstone
+                .get_or_init(|| Arc::new(previous.at_revision(self.revision)))
+                .clone(),
+        )
     }
 }
 
@@ -190,10 +194,16 @@ impl ResourceCache {
         if revision < inner.floor {
             return Err(Expired { floor: inner.floor });
         }
-        let start = inner.ring.partition_point(|event| event.revision <= revision);
+        let start = inner
+            .ring
+            .partition_point(|event| event.revision <= revision);
         let mut events: Vec<Arc<Event>> = Vec::new();
         for event in inner.ring.range(start..) {
-            if events.len() >= limit && events.last().is_some_and(|last| last.revision != event.revision) {
+            if events.len() >= limit
+                && events
+                    .last()
+                    .is_some_and(|last| last.revision != event.revision)
+            {
                 break;
             }
             events.push(event.clone());
@@ -213,8 +223,12 @@ impl ResourceCache {
 
 impl Inner {
     fn trim(&mut self) {
-        while self.ring.len() > RING_EVENTS || (self.ring_weight > RING_WEIGHT && self.ring.len() > RING_MINIMUM) {
-            let Some(event) = self.ring.pop_front() else { break };
+        while self.ring.len() > RING_EVENTS
+            || (self.ring_weight > RING_WEIGHT && self.ring.len() > RING_MINIMUM)
+        {
+            let Some(event) = self.ring.pop_front() else {
+                break;
+            };
             self.ring_weight -= weight(&event);
             self.floor = event.revision;
         }
@@ -223,7 +237,11 @@ impl Inner {
 
 /// A deletion keeps its object alive; otherwise the previous state is counted with the event that wrote it.
 fn weight(event: &Event) -> usize {
-    event.object.as_ref().or(event.previous.as_ref()).map_or(0, |object| object.weight())
+    event
+        .object
+        .as_ref()
+        .or(event.previous.as_ref())
+        .map_or(0, |object| object.weight())
 }
 
 /// A watcher's place in the ring.
@@ -252,7 +270,11 @@ impl Follower {
 
     /// Whether every event up to now has been handed out.
     pub fn caught_up(&self) -> bool {
-        self.cache.last() <= self.position || self.cache.events_after(self.position, 1).is_ok_and(|e| e.is_empty())
+        self.cache.last() <= self.position
+            || self
+                .cache
+                .events_after(self.position, 1)
+                .is_ok_and(|e| e.is_empty())
     }
 }
 
@@ -263,7 +285,10 @@ mod tests {
 
     fn object(key: &str, revision: i64) -> Arc<CachedObject> {
         Arc::new(
-            CachedObject::from_stored(key.into(), br#"{"metadata":{}}"#, revision, 0, |_| Index::default()).unwrap(),
+            CachedObject::from_stored(key.into(), br#"{"metadata":{}}"#, revision, 0, |_| {
+                Index::default()
+            })
+            .unwrap(),
         )
     }
 
@@ -275,10 +300,22 @@ mod tests {
     async fn a_follower_sees_every_event_in_order_and_whole_revisions() {
         let cache = Arc::new(ResourceCache::new(BTreeMap::new(), 1));
         let mut follower = cache.follow(1);
-        cache.apply(2, vec![Change::Put(object("a/x", 2)), Change::Put(object("a/y", 2))]);
-        cache.apply(3, vec![Change::Delete("a/x".into()), Change::Delete("a/none".into())]);
+        cache.apply(
+            2,
+            vec![Change::Put(object("a/x", 2)), Change::Put(object("a/y", 2))],
+        );
+        cache.apply(
+            3,
+            vec![
+                Change::Delete("a/x".into()),
+                Change::Delete("a/none".into()),
+            ],
+        );
         let events = follower.next().await.unwrap();
-        let seen: Vec<_> = events.iter().map(|e| (e.revision, e.object.is_some(), e.previous.is_some())).collect();
+        let seen: Vec<_> = events
+            .iter()
+            .map(|e| (e.revision, e.object.is_some(), e.previous.is_some()))
+            .collect();
         assert_eq!(seen, [(2, true, false), (2, true, false), (3, false, true)]);
         assert_eq!(events[2].tombstone().unwrap().revision, 3);
         assert!(follower.caught_up());
@@ -291,7 +328,9 @@ mod tests {
         for revision in 2..(RING_EVENTS as i64 + 10) {
             cache.apply(revision, vec![Change::Put(object("a", revision))]);
         }
-        let Err(expired) = follower.next().await else { panic!("nothing was lost") };
+        let Err(expired) = follower.next().await else {
+            panic!("nothing was lost")
+        };
         assert!(expired.floor > 1);
         assert!(cache.follow(expired.floor).next().await.is_ok());
     }

@@ -59,7 +59,12 @@ impl<V> View<V> {
             Some(events) => {
                 for event in events {
                     state.seen = state.seen.max(event.revision);
-                    let Some(key) = event.object.as_ref().or(event.previous.as_ref()).map(|o| o.key.clone()) else {
+                    let Some(key) = event
+                        .object
+                        .as_ref()
+                        .or(event.previous.as_ref())
+                        .map(|o| o.key.clone())
+                    else {
                         continue;
                     };
                     match event.object.as_deref().and_then(self.parse) {
@@ -69,7 +74,14 @@ impl<V> View<V> {
                 }
             }
             None => {
-                let (objects, revision) = self.cache.list(KeyRange { namespace: "", after: "" }, 0, |_| true);
+                let (objects, revision) = self.cache.list(
+                    KeyRange {
+                        namespace: "",
+                        after: "",
+                    },
+                    0,
+                    |_| true,
+                );
                 state.seen = revision;
                 state.items = objects
                     .iter()
@@ -88,17 +100,33 @@ mod tests {
 
     fn object(key: &str, revision: i64) -> Arc<CachedObject> {
         Arc::new(
-            CachedObject::from_stored(key.into(), br#"{"metadata":{}}"#, revision, 0, |_| Index::default()).unwrap(),
+            CachedObject::from_stored(key.into(), br#"{"metadata":{}}"#, revision, 0, |_| {
+                Index::default()
+            })
+            .unwrap(),
         )
     }
 
     #[test]
     fn a_view_follows_its_cache() {
-        let cache = Arc::new(ResourceCache::new(BTreeMap::from([("a".into(), object("a", 1))]), 1));
+        let cache = Arc::new(ResourceCache::new(
+            BTreeMap::from([("a".into(), object("a", 1))]),
+            1,
+        ));
         let view = View::new(cache.clone(), |object| Some(object.revision));
-        let now = || view.with(|items| items.iter().map(|(k, v)| format!("{k}{v}")).collect::<Vec<_>>());
+        let now = || {
+            view.with(|items| {
+                items
+                    .iter()
+                    .map(|(k, v)| format!("{k}{v}"))
+                    .collect::<Vec<_>>()
+            })
+        };
         assert_eq!(now(), ["a1"]);
-        cache.apply(2, vec![Change::Put(object("b", 2)), Change::Delete("a".into())]);
+        cache.apply(
+            2,
+            vec![Change::Put(object("b", 2)), Change::Delete("a".into())],
+        );
         assert_eq!(now(), ["b2"]);
         // More events than the ring holds: the view reads everything again.
         for revision in 3..6000 {

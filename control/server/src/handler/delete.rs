@@ -11,11 +11,7 @@ use std::sync::Arc;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use kernelet_api::{
-    ApiError, FieldError, Gvk, Value,
-    codec::FieldValidation,
-    meta,
-    resources::Resource,
-    status,
+    ApiError, FieldError, Gvk, Value, codec::FieldValidation, meta, resources::Resource, status,
 };
 use kernelet_store::{Compare, LeaseId, Op, Put, Range, Revision, Txn};
 use serde_json::json;
@@ -72,7 +68,10 @@ impl DeleteOptions {
                 boolean(&call.query, "orphanDependents")?,
             )?
         } else {
-            let body = call.decode(&Gvk::new("", "v1", "DeleteOptions"), FieldValidation::Ignore)?;
+            let body = call.decode(
+                &Gvk::new("", "v1", "DeleteOptions"),
+                FieldValidation::Ignore,
+            )?;
             DeleteOptions::of(&body)?
         };
         // The query may say so too, whatever the body says.
@@ -84,9 +83,18 @@ impl DeleteOptions {
 
     /// From an object of that kind.
     pub(super) fn of(body: &Value) -> Result<DeleteOptions, ApiError> {
-        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        let dry: Vec<&str> =
-            body.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let text = |pointer: &str| {
+            body.pointer(pointer)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
+        let dry: Vec<&str> = body
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         DeleteOptions {
             grace_period_seconds: body.get("gracePeriodSeconds").and_then(Value::as_i64),
             uid: text("/preconditions/uid"),
@@ -100,11 +108,26 @@ impl DeleteOptions {
         )
     }
 
-    fn with_propagation(mut self, policy: Option<&str>, orphan: Option<bool>) -> Result<DeleteOptions, ApiError> {
-        let invalid = |error| Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+    fn with_propagation(
+        mut self,
+        policy: Option<&str>,
+        orphan: Option<bool>,
+    ) -> Result<DeleteOptions, ApiError> {
+        let invalid = |error| {
+            Err(ApiError::invalid(
+                "meta.k8s.io",
+                "DeleteOptions",
+                "",
+                &[error],
+            ))
+        };
         if policy.is_some() && orphan.is_some() {
             let why = "orphanDependents and deletionPropagation cannot be both set";
-            return invalid(FieldError::invalid("propagationPolicy", policy.unwrap_or_default(), why));
+            return invalid(FieldError::invalid(
+                "propagationPolicy",
+                policy.unwrap_or_default(),
+                why,
+            ));
         }
         self.propagation = match (policy, orphan) {
             (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
@@ -113,7 +136,11 @@ impl DeleteOptions {
             (None, None) => None,
             (Some(other), _) => {
                 let supported = ["Foreground", "Background", "Orphan", "nil"];
-                return invalid(FieldError::not_supported("propagationPolicy", other, &supported));
+                return invalid(FieldError::not_supported(
+                    "propagationPolicy",
+                    other,
+                    &supported,
+                ));
             }
         };
         self.accepted = orphan == Some(false) || self.propagation == Some(Propagation::Foreground);
@@ -136,11 +163,20 @@ pub async fn delete(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     let (group, plural) = call.served.names();
     match deleted {
         Deleted::Pending(object) => {
-            let status = if options.accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+            let status = if options.accepted {
+                StatusCode::ACCEPTED
+            } else {
+                StatusCode::OK
+            };
             call.answer_cached(status, output, &object)
         }
         // Upstream answers some kinds' deletion with the object, the others' with a Status.
-        Deleted::Gone(object) if matches!((group, plural), ("", "pods" | "services" | "serviceaccounts")) => {
+        Deleted::Gone(object)
+            if matches!(
+                (group, plural),
+                ("", "pods" | "services" | "serviceaccounts")
+            ) =>
+        {
             call.answer_cached(StatusCode::OK, output, &object)
         }
         Deleted::Gone(object) => {
@@ -179,7 +215,11 @@ pub async fn delete_collection(call: &Call) -> Result<Response<ResponseBody>, Fa
 }
 
 async fn delete_one(call: &Call, name: &str, options: &DeleteOptions) -> Result<Deleted, Failure> {
-    let namespace = if call.served.resource.namespaced { &call.target.namespace } else { "" };
+    let namespace = if call.served.resource.namespaced {
+        &call.target.namespace
+    } else {
+        ""
+    };
     delete_one_of(call, namespace, name, options).await
 }
 
@@ -230,7 +270,10 @@ pub(super) async fn delete_one_of(
             });
         }
         let mut txn = Txn {
-            compares: vec![Compare::mod_revision(store_key.clone(), Revision(current.revision))],
+            compares: vec![Compare::mod_revision(
+                store_key.clone(),
+                Revision(current.revision),
+            )],
             success: vec![write],
             failure: vec![Op::Range(Range::key(store_key.clone()))],
         };
@@ -243,16 +286,22 @@ pub(super) async fn delete_one_of(
         return match bytes {
             Some(bytes) => {
                 let lease = LeaseId(current.lease);
-                let object = request.committed(stored, &key, &bytes, response.revision, lease).await?;
+                let object = request
+                    .committed(stored, &key, &bytes, response.revision, lease)
+                    .await?;
                 Ok(Deleted::Pending(object))
             }
             None => {
                 request.caught_up(response.revision).await;
-                Ok(Deleted::Gone(Arc::new(current.at_revision(response.revision.0))))
+                Ok(Deleted::Gone(Arc::new(
+                    current.at_revision(response.revision.0),
+                )))
             }
         };
     }
-    Err(request.conflict(name, "too many concurrent changes; please try again").into())
+    Err(request
+        .conflict(name, "too many concurrent changes; please try again")
+        .into())
 }
 
 fn check_preconditions(
@@ -290,8 +339,14 @@ fn plan(resource: &Resource, old: &Value, options: &DeleteOptions, now: Timestam
     let finalizers = finalizers_after(old, options.propagation);
     let namespace = resource.kind == "Namespace" && resource.group.is_empty();
     let held = !finalizers.is_empty()
-        || namespace && old.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-    let current_grace = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+        || namespace
+            && old
+                .pointer("/spec/finalizers")
+                .and_then(Value::as_array)
+                .is_some_and(|list| !list.is_empty());
+    let current_grace = old
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64);
     let deleting = !meta::deletion_timestamp(old).is_empty();
     let grace = if resource.hooks.strategy.graceful {
         grace_of(old, options)
@@ -307,9 +362,14 @@ fn plan(resource: &Resource, old: &Value, options: &DeleteOptions, now: Timestam
                 None => Step::Nothing,
                 Some(_) if grace == 0 && !held => Step::Remove,
                 Some(_) => {
-                    let began = meta::deletion_timestamp(old).parse::<Timestamp>().ok().and_then(|timestamp| {
-                        timestamp.checked_sub(SignedDuration::from_secs(running)).ok()
-                    });
+                    let began = meta::deletion_timestamp(old)
+                        .parse::<Timestamp>()
+                        .ok()
+                        .and_then(|timestamp| {
+                            timestamp
+                                .checked_sub(SignedDuration::from_secs(running))
+                                .ok()
+                        });
                     Step::Mark(marked(old, &finalizers, began.unwrap_or(now), grace))
                 }
             },
@@ -339,7 +399,9 @@ fn plan(resource: &Resource, old: &Value, options: &DeleteOptions, now: Timestam
 fn marked(old: &Value, finalizers: &[&str], began: Timestamp, grace: i64) -> Value {
     let mut new = old.clone();
     set_finalizers(&mut new, finalizers);
-    let end = began.checked_add(SignedDuration::from_secs(grace)).unwrap_or(began);
+    let end = began
+        .checked_add(SignedDuration::from_secs(grace))
+        .unwrap_or(began);
     let end = Timestamp::from_second(end.as_second()).unwrap_or(end);
     meta::set(&mut new, "deletionTimestamp", &end.to_string());
     meta::metadata_mut(&mut new).insert("deletionGracePeriodSeconds".to_owned(), grace.into());
@@ -357,11 +419,19 @@ fn set_finalizers(object: &mut Value, finalizers: &[&str]) {
 
 /// A pod's grace: what is asked for, else its own; none where there is nothing to end.
 fn grace_of(pod: &Value, options: &DeleteOptions) -> i64 {
-    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    if text("/spec/nodeName").is_empty() || matches!(text("/status/phase"), "Failed" | "Succeeded") {
+    let text = |pointer: &str| {
+        pod.pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    if text("/spec/nodeName").is_empty() || matches!(text("/status/phase"), "Failed" | "Succeeded")
+    {
         return 0;
     }
-    let own = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+    let own = pod
+        .pointer("/spec/terminationGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(30);
     match options.grace_period_seconds.unwrap_or(own) {
         // A negative period means "as short as a graceful end can be".
         period if period < 0 => 1,
@@ -379,7 +449,9 @@ fn finalizers_after(old: &Value, propagation: Option<Propagation>) -> Vec<&str> 
         Some(Propagation::Orphan) => Some(ORPHAN),
         Some(Propagation::Foreground) => Some(FOREGROUND),
     };
-    finalizers.retain(|finalizer| Some(*finalizer) == wanted || ![ORPHAN, FOREGROUND].contains(finalizer));
+    finalizers.retain(|finalizer| {
+        Some(*finalizer) == wanted || ![ORPHAN, FOREGROUND].contains(finalizer)
+    });
     if let Some(wanted) = wanted
         && !finalizers.contains(&wanted)
     {
@@ -390,7 +462,9 @@ fn finalizers_after(old: &Value, propagation: Option<Propagation>) -> Vec<&str> 
 
 impl WriteRequest<'_> {
     async fn admit_delete(&self, old: &Value) -> Result<(), ApiError> {
-        self.admission(Operation::Delete).validate(old, Some(old)).await
+        self.admission(Operation::Delete)
+            .validate(old, Some(old))
+            .await
     }
 }
 
@@ -401,13 +475,19 @@ mod tests {
 
     fn step(plural: &str, object: &Value, options: &DeleteOptions) -> String {
         let resource = Registry::builtin().by_resource("", plural).unwrap();
-        match plan(resource, object, options, Timestamp::from_second(1000).unwrap()) {
+        match plan(
+            resource,
+            object,
+            options,
+            Timestamp::from_second(1000).unwrap(),
+        ) {
             Step::Nothing => "nothing".to_owned(),
             Step::Remove => "remove".to_owned(),
             Step::Mark(new) => format!(
                 "mark {} {} {:?}",
                 meta::deletion_timestamp(&new),
-                new.pointer("/metadata/deletionGracePeriodSeconds").unwrap_or(&Value::Null),
+                new.pointer("/metadata/deletionGracePeriodSeconds")
+                    .unwrap_or(&Value::Null),
                 meta::finalizers(&new)
             ),
         }
@@ -423,13 +503,32 @@ mod tests {
     #[test]
     fn a_running_pod_gets_its_grace_and_others_go_at_once() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}});
-        assert_eq!(step("pods", &pod, &DeleteOptions::default()), "mark 1970-01-01T00:17:10Z 30 []");
-        assert_eq!(step("pods", &pod, &grace(5)), "mark 1970-01-01T00:16:45Z 5 []");
+        assert_eq!(
+            step("pods", &pod, &DeleteOptions::default()),
+            "mark 1970-01-01T00:17:10Z 30 []"
+        );
+        assert_eq!(
+            step("pods", &pod, &grace(5)),
+            "mark 1970-01-01T00:16:45Z 5 []"
+        );
         assert_eq!(step("pods", &pod, &grace(0)), "remove");
-        assert_eq!(step("pods", &pod, &grace(-1)), "mark 1970-01-01T00:16:41Z 1 []");
+        assert_eq!(
+            step("pods", &pod, &grace(-1)),
+            "mark 1970-01-01T00:16:41Z 1 []"
+        );
         let unscheduled = json!({"metadata": {"name": "p"}, "spec": {}});
-        assert_eq!(step("pods", &unscheduled, &DeleteOptions::default()), "remove");
-        assert_eq!(step("configmaps", &json!({"metadata": {"name": "c"}}), &DeleteOptions::default()), "remove");
+        assert_eq!(
+            step("pods", &unscheduled, &DeleteOptions::default()),
+            "remove"
+        );
+        assert_eq!(
+            step(
+                "configmaps",
+                &json!({"metadata": {"name": "c"}}),
+                &DeleteOptions::default()
+            ),
+            "remove"
+        );
     }
 
     #[test]
@@ -440,14 +539,20 @@ mod tests {
         });
         assert_eq!(step("pods", &pod, &DeleteOptions::default()), "nothing");
         assert_eq!(step("pods", &pod, &grace(60)), "nothing");
-        assert_eq!(step("pods", &pod, &grace(10)), "mark 1970-01-01T00:16:50Z 10 []");
+        assert_eq!(
+            step("pods", &pod, &grace(10)),
+            "mark 1970-01-01T00:16:50Z 10 []"
+        );
         assert_eq!(step("pods", &pod, &grace(0)), "remove");
     }
 
     #[test]
     fn finalizers_hold_an_object_and_propagation_adds_them() {
         let object = json!({"metadata": {"finalizers": ["x/y"]}});
-        assert_eq!(step("configmaps", &object, &DeleteOptions::default()), "mark 1970-01-01T00:16:40Z 0 [\"x/y\"]");
+        assert_eq!(
+            step("configmaps", &object, &DeleteOptions::default()),
+            "mark 1970-01-01T00:16:40Z 0 [\"x/y\"]"
+        );
         let with = |propagation| DeleteOptions {
             propagation: Some(propagation),
             ..DeleteOptions::default()
@@ -462,9 +567,15 @@ mod tests {
             "mark 1970-01-01T00:16:40Z 0 [\"orphan\"]"
         );
         let orphaned = json!({"metadata": {"finalizers": ["orphan"]}});
-        assert_eq!(step("configmaps", &orphaned, &with(Propagation::Background)), "remove");
+        assert_eq!(
+            step("configmaps", &orphaned, &with(Propagation::Background)),
+            "remove"
+        );
         let deleting = json!({"metadata": {"deletionTimestamp": "1970-01-01T00:16:40Z", "deletionGracePeriodSeconds": 0, "finalizers": ["x/y"]}});
-        assert_eq!(step("configmaps", &deleting, &DeleteOptions::default()), "nothing");
+        assert_eq!(
+            step("configmaps", &deleting, &DeleteOptions::default()),
+            "nothing"
+        );
     }
 
     #[test]
@@ -472,6 +583,9 @@ mod tests {
         let namespace = json!({"metadata": {}, "spec": {"finalizers": ["kubernetes"]}});
         assert!(step("namespaces", &namespace, &DeleteOptions::default()).starts_with("mark"));
         let empty = json!({"metadata": {"deletionTimestamp": "1970-01-01T00:16:40Z"}, "spec": {}});
-        assert_eq!(step("namespaces", &empty, &DeleteOptions::default()), "remove");
+        assert_eq!(
+            step("namespaces", &empty, &DeleteOptions::default()),
+            "remove"
+        );
     }
 }

@@ -40,13 +40,20 @@ impl View {
 
     /// A tree of the stored (or any other) version in the requested one.
     pub fn convert(&self, tree: Value) -> Result<Value, ApiError> {
-        self.served.resource.convert(tree, &self.gvk()).map_err(failed)
+        self.served
+            .resource
+            .convert(tree, &self.gvk())
+            .map_err(failed)
     }
 
     fn key(&self, format: cache::Format, shape: Shape) -> EncodingKey {
         let resource = &self.served.resource;
         EncodingKey {
-            version: self.served.stored.as_ref().map_or(0, |stored| stored.encoding_version(resource, &self.version)),
+            version: self
+                .served
+                .stored
+                .as_ref()
+                .map_or(0, |stored| stored.encoding_version(resource, &self.version)),
             format,
             shape,
         }
@@ -56,9 +63,12 @@ impl View {
     pub fn json(&self, object: &CachedObject, form: Form) -> Result<Bytes, ApiError> {
         match form {
             Form::Metadata(version) => {
-                let bytes = object.encoded(self.key(cache::Format::Json, Shape::Metadata), || {
-                    Ok::<_, ApiError>(codec::encode_json(&partial(&object.tree(), MetaVersion::V1)).into())
-                })?;
+                let bytes =
+                    object.encoded(self.key(cache::Format::Json, Shape::Metadata), || {
+                        Ok::<_, ApiError>(
+                            codec::encode_json(&partial(&object.tree(), MetaVersion::V1)).into(),
+                        )
+                    })?;
                 Ok(match version {
                     MetaVersion::V1 => bytes,
                     version => codec::encode_json(&partial(&object.tree(), version)).into(),
@@ -79,16 +89,18 @@ impl View {
     /// The object's protobuf message, without envelope.
     pub fn message(&self, object: &CachedObject, form: Form) -> Result<Bytes, ApiError> {
         match form {
-            Form::Metadata(_) => object.encoded(self.key(cache::Format::Protobuf, Shape::Metadata), || {
-                self.metadata_message(&object.tree())
-            }),
-            Form::Full | Form::Table(_) => object.encoded(self.key(cache::Format::Protobuf, Shape::Full), || {
-                let ty = self
-                    .schema
-                    .by_gvk(&self.gvk())
-                    .ok_or_else(|| failed(format!("{} has no protobuf form", self.gvk().kind)))?;
-                Ok(codec::encode_message(&self.schema, ty, &self.tree(object)?).into())
-            }),
+            Form::Metadata(_) => object
+                .encoded(self.key(cache::Format::Protobuf, Shape::Metadata), || {
+                    self.metadata_message(&object.tree())
+                }),
+            Form::Full | Form::Table(_) => {
+                object.encoded(self.key(cache::Format::Protobuf, Shape::Full), || {
+                    let ty = self.schema.by_gvk(&self.gvk()).ok_or_else(|| {
+                        failed(format!("{} has no protobuf form", self.gvk().kind))
+                    })?;
+                    Ok(codec::encode_message(&self.schema, ty, &self.tree(object)?).into())
+                })
+            }
         }
     }
 
@@ -98,7 +110,11 @@ impl View {
             .schema
             .by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")
             .ok_or_else(|| failed("ObjectMeta has no protobuf form"))?;
-        let metadata = codec::encode_message(&self.schema, ty, tree.get("metadata").unwrap_or(&Value::Null));
+        let metadata = codec::encode_message(
+            &self.schema,
+            ty,
+            tree.get("metadata").unwrap_or(&Value::Null),
+        );
         let mut message = BytesMut::new();
         put_field(&mut message, 1, &metadata);
         Ok(message.freeze())
@@ -108,7 +124,10 @@ impl View {
     pub fn protobuf(&self, object: &CachedObject, form: Form) -> Result<Bytes, ApiError> {
         let message = self.message(object, form)?;
         let (api_version, kind) = match form {
-            Form::Metadata(version) => (version.api_version().to_owned(), "PartialObjectMetadata".to_owned()),
+            Form::Metadata(version) => (
+                version.api_version().to_owned(),
+                "PartialObjectMetadata".to_owned(),
+            ),
             Form::Full | Form::Table(_) => (self.gvk().api_version(), self.gvk().kind),
         };
         Ok(codec::envelope(&api_version, &kind, &message).into())
@@ -117,8 +136,14 @@ impl View {
     /// The kind and apiVersion of a list in that form.
     pub fn list_kind(&self, form: Form) -> (String, String) {
         match form {
-            Form::Full => (self.served.resource.list_kind.clone(), self.gvk().api_version()),
-            Form::Metadata(version) => ("PartialObjectMetadataList".to_owned(), version.api_version().to_owned()),
+            Form::Full => (
+                self.served.resource.list_kind.clone(),
+                self.gvk().api_version(),
+            ),
+            Form::Metadata(version) => (
+                "PartialObjectMetadataList".to_owned(),
+                version.api_version().to_owned(),
+            ),
             Form::Table(version) => ("Table".to_owned(), version.api_version().to_owned()),
         }
     }
@@ -126,7 +151,10 @@ impl View {
     /// A list's bytes up to its items, in JSON.
     pub fn list_head(&self, form: Form, metadata: &ListMeta) -> String {
         let (kind, api_version) = self.list_kind(form);
-        format!("{{\"kind\":{kind:?},\"apiVersion\":{api_version:?},\"metadata\":{},\"items\":[", metadata.to_value())
+        format!(
+            "{{\"kind\":{kind:?},\"apiVersion\":{api_version:?},\"metadata\":{},\"items\":[",
+            metadata.to_value()
+        )
     }
 
     /// A whole list in protobuf.
@@ -141,7 +169,11 @@ impl View {
             .by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
             .ok_or_else(|| failed("ListMeta has no protobuf form"))?;
         let mut message = BytesMut::new();
-        put_field(&mut message, 1, &codec::encode_message(&self.schema, ty, &metadata.to_value()));
+        put_field(
+            &mut message,
+            1,
+            &codec::encode_message(&self.schema, ty, &metadata.to_value()),
+        );
         for object in objects {
             put_field(&mut message, 2, &self.message(object, form)?);
         }
@@ -161,7 +193,10 @@ pub struct ListMeta {
 impl ListMeta {
     pub fn to_value(&self) -> Value {
         let mut map = Map::new();
-        map.insert("resourceVersion".to_owned(), self.resource_version.to_string().into());
+        map.insert(
+            "resourceVersion".to_owned(),
+            self.resource_version.to_string().into(),
+        );
         if let Some(token) = &self.continue_token {
             map.insert("continue".to_owned(), token.as_str().into());
         }
@@ -255,7 +290,9 @@ fn put_field(bytes: &mut BytesMut, number: u8, value: &[u8]) {
 pub fn bookmark(gvk: &Gvk, form: Form, revision: i64, initial_end: bool) -> Value {
     let mut object = match form {
         Form::Full => json!({"kind": gvk.kind, "apiVersion": gvk.api_version()}),
-        Form::Metadata(version) => json!({"kind": "PartialObjectMetadata", "apiVersion": version.api_version()}),
+        Form::Metadata(version) => {
+            json!({"kind": "PartialObjectMetadata", "apiVersion": version.api_version()})
+        }
         Form::Table(version) => {
             return json!({
                 "kind": "Table", "apiVersion": version.api_version(),
@@ -266,8 +303,10 @@ pub fn bookmark(gvk: &Gvk, form: Form, revision: i64, initial_end: bool) -> Valu
     };
     meta::set(&mut object, "resourceVersion", &revision.to_string());
     if initial_end {
-        meta::metadata_mut(&mut object)
-            .insert("annotations".to_owned(), json!({"k8s.io/initial-events-end": "true"}));
+        meta::metadata_mut(&mut object).insert(
+            "annotations".to_owned(),
+            json!({"k8s.io/initial-events-end": "true"}),
+        );
     }
     object
 }

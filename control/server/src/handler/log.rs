@@ -21,23 +21,40 @@ use crate::{
 pub async fn get(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     reach(call, None).await?;
     let (namespace, name) = (call.target.namespace.as_str(), call.target.name.as_str());
-    let pod = call.stored()?.cache.get(&Stored::cache_key(namespace, name)).ok_or_else(|| call.not_found())?;
+    let pod = call
+        .stored()?
+        .cache
+        .get(&Stored::cache_key(namespace, name))
+        .ok_or_else(|| call.not_found())?;
     let tree = pod.tree();
     let container = container(&tree, name, call.query.non_empty("container"))?;
     let query = options(call)?;
-    let node = tree.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+    let node = tree
+        .pointer("/spec/nodeName")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if node.is_empty() {
         // Nothing runs, so nothing was said.
         return Ok(respond::text(StatusCode::OK, ""));
     }
-    let nodes = call.snapshot.get("", "nodes").and_then(|served| served.stored.as_ref());
-    let found = nodes.and_then(|stored| stored.cache.get(node)).ok_or_else(|| ApiError::not_found("", "nodes", node))?;
-    let endpoint = Endpoint::of(&found.tree())
-        .ok_or_else(|| ApiError::internal(format!("node {node:?} has published no address of its kubelet API")))?;
+    let nodes = call
+        .snapshot
+        .get("", "nodes")
+        .and_then(|served| served.stored.as_ref());
+    let found = nodes
+        .and_then(|stored| stored.cache.get(node))
+        .ok_or_else(|| ApiError::not_found("", "nodes", node))?;
+    let endpoint = Endpoint::of(&found.tree()).ok_or_else(|| {
+        ApiError::internal(format!(
+            "node {node:?} has published no address of its kubelet API"
+        ))
+    })?;
     let path = format!("/containerLogs/{namespace}/{name}/{container}{query}");
     let body = kubelet::get(call.state.config.kubelet_client.clone(), endpoint, &path).await?;
     let mut response = Response::new(ResponseBody::stream(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
 }
 
@@ -51,22 +68,38 @@ fn container(pod: &Value, name: &str, wanted: Option<&str>) -> Result<String, Ap
             .filter_map(|c| c.get("name")?.as_str().map(str::to_owned))
             .collect()
     };
-    let (containers, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let (containers, init, ephemeral) = (
+        names("containers"),
+        names("initContainers"),
+        names("ephemeralContainers"),
+    );
     if let Some(wanted) = wanted {
-        if [&containers, &init, &ephemeral].iter().any(|list| list.iter().any(|c| c == wanted)) {
+        if [&containers, &init, &ephemeral]
+            .iter()
+            .any(|list| list.iter().any(|c| c == wanted))
+        {
             return Ok(wanted.to_owned());
         }
-        return Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}")));
+        return Err(ApiError::bad_request(format!(
+            "container {wanted} is not valid for pod {name}"
+        )));
     }
     if let ([one], true, true) = (containers.as_slice(), init.is_empty(), ephemeral.is_empty()) {
         return Ok(one.clone());
     }
-    let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", containers.join(" "));
+    let mut text = format!(
+        "a container name must be specified for pod {name}, choose one of: [{}]",
+        containers.join(" ")
+    );
     if !init.is_empty() {
         let _ = write!(text, " or one of the init containers: [{}]", init.join(" "));
     }
     if !ephemeral.is_empty() {
-        let _ = write!(text, " or one of the ephemeral containers: [{}]", ephemeral.join(" "));
+        let _ = write!(
+            text,
+            " or one of the ephemeral containers: [{}]",
+            ephemeral.join(" ")
+        );
     }
     Err(ApiError::bad_request(text))
 }
@@ -94,17 +127,26 @@ fn options(call: &Call) -> Result<String, ApiError> {
     }
     if let Some(since) = query.non_empty("sinceTime") {
         if since.parse::<Timestamp>().is_err() {
-            return Err(ApiError::bad_request(format!("parsing time {since:?}: not RFC 3339")));
+            return Err(ApiError::bad_request(format!(
+                "parsing time {since:?}: not RFC 3339"
+            )));
         }
         pairs.push(("sinceTime", since.to_owned()));
         if query.non_empty("sinceSeconds").is_some() {
-            errors.push(FieldError::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+            errors.push(FieldError::forbidden(
+                "",
+                "at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ));
         }
     }
     match query.non_empty("stream") {
         None | Some("All") => {}
         Some(one @ ("Stdout" | "Stderr")) => pairs.push(("stream", one.to_owned())),
-        Some(other) => errors.push(FieldError::not_supported("stream", other, &["All", "Stderr", "Stdout"])),
+        Some(other) => errors.push(FieldError::not_supported(
+            "stream",
+            other,
+            &["All", "Stderr", "Stdout"],
+        )),
     }
     if !errors.is_empty() {
         return Err(ApiError::invalid("", "PodLogOptions", "", &errors));
@@ -112,7 +154,8 @@ fn options(call: &Call) -> Result<String, ApiError> {
     let mut text = String::new();
     for (key, value) in pairs {
         let separator = if text.is_empty() { '?' } else { '&' };
-        let value = percent_encoding::utf8_percent_encode(&value, percent_encoding::NON_ALPHANUMERIC);
+        let value =
+            percent_encoding::utf8_percent_encode(&value, percent_encoding::NON_ALPHANUMERIC);
         let _ = write!(text, "{separator}{key}={value}");
     }
     Ok(text)

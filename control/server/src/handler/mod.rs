@@ -87,7 +87,10 @@ impl Call {
 
     /// Where the resource's objects are.
     pub fn stored(&self) -> Result<&Stored, ApiError> {
-        self.served.stored.as_ref().ok_or_else(|| self.not_supported())
+        self.served
+            .stored
+            .as_ref()
+            .ok_or_else(|| self.not_supported())
     }
 
     pub fn output(&self, endpoint: Endpoint) -> Result<Output, ApiError> {
@@ -110,14 +113,24 @@ impl Call {
     }
 
     pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).extend(warnings);
+        self.warnings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(warnings);
     }
 
     /// The body as an object of the kind `expected`; warnings are noted.
     pub fn decode(&self, expected: &Gvk, validation: FieldValidation) -> Result<Value, ApiError> {
         let format = negotiate::content_format(&self.headers)?;
-        let Decoded { value, warnings, .. } =
-            codec::decode(&self.snapshot.api.schema, format, &self.body, expected, validation)?;
+        let Decoded {
+            value, warnings, ..
+        } = codec::decode(
+            &self.snapshot.api.schema,
+            format,
+            &self.body,
+            expected,
+            validation,
+        )?;
         self.warn(warnings);
         Ok(value)
     }
@@ -127,13 +140,27 @@ impl Call {
         if !field_manager.is_empty() {
             return field_manager.to_owned();
         }
-        let agent = self.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-        let name: String = agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
+        let agent = self
+            .headers
+            .get(header::USER_AGENT)
+            .and_then(|agent| agent.to_str().ok())
+            .unwrap_or_default();
+        let name: String = agent
+            .split('/')
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect();
         let mut end = name.len().min(128);
         while !name.is_char_boundary(end) {
             end -= 1;
         }
-        if end == 0 { "unknown".to_owned() } else { name[..end].to_owned() }
+        if end == 0 {
+            "unknown".to_owned()
+        } else {
+            name[..end].to_owned()
+        }
     }
 
     /// A whole object as the answer.
@@ -146,22 +173,38 @@ impl Call {
         let view = self.view();
         Ok(match (output.form, output.format) {
             (Form::Table(version), _) => {
-                let table = table::render(self, version, &[view.tree(object)?], None, table::Header::Yes)?;
+                let table = table::render(
+                    self,
+                    version,
+                    &[view.tree(object)?],
+                    None,
+                    table::Header::Yes,
+                )?;
                 respond::value(&view.schema, status, output, &table)
             }
-            (form, Format::Protobuf) => respond::bytes(status, output.content_type(), view.protobuf(object, form)?),
+            (form, Format::Protobuf) => {
+                respond::bytes(status, output.content_type(), view.protobuf(object, form)?)
+            }
             (form, Format::Json) if !output.pretty => {
                 respond::bytes(status, output.content_type(), view.json(object, form)?)
             }
-            (Form::Metadata(version), _) => {
-                respond::value(&view.schema, status, output, &encode::partial(&object.tree(), version))
-            }
+            (Form::Metadata(version), _) => respond::value(
+                &view.schema,
+                status,
+                output,
+                &encode::partial(&object.tree(), version),
+            ),
             (Form::Full, _) => respond::value(&view.schema, status, output, &view.tree(object)?),
         })
     }
 
     /// A tree as the answer, whatever its kind.
-    pub fn answer_value(&self, status: StatusCode, output: Output, value: &Value) -> Response<ResponseBody> {
+    pub fn answer_value(
+        &self,
+        status: StatusCode,
+        output: Output,
+        value: &Value,
+    ) -> Response<ResponseBody> {
         respond::value(&self.snapshot.api.schema, status, output, value)
     }
 }
@@ -208,12 +251,13 @@ pub async fn handle(call: &Call) -> Result<Response<ResponseBody>, Failure> {
 fn check_scope(call: &Call) -> Result<(), ApiError> {
     let (resource, target) = (&call.served.resource, &call.target);
     if !resource.namespaced {
-        let own = resource.group.is_empty() && resource.plural == "namespaces";
-        if !target.namespace.is_empty() && !own {
+        if !target.namespace.is_empty() {
             return Err(ApiError::page_not_found());
         }
         return match call.verb {
-            "create" if !target.name.is_empty() && target.subresource.is_empty() => Err(ApiError::method_not_allowed()),
+            "create" if !target.name.is_empty() && target.subresource.is_empty() => {
+                Err(ApiError::method_not_allowed())
+            }
             _ => check_name(call),
         };
     }

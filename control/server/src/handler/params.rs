@@ -61,7 +61,9 @@ pub fn integer(query: &Query, key: &str) -> Result<Option<i64>, ApiError> {
         .non_empty(key)
         .map(|text| {
             text.parse().map_err(|_| {
-                ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+                ApiError::bad_request(format!(
+                    "strconv.ParseInt: parsing {text:?}: invalid syntax"
+                ))
             })
         })
         .transpose()
@@ -72,7 +74,10 @@ pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>, kind: &str) -> Result<
     let mut found = DryRun::No;
     for value in values.filter(|value| !value.is_empty()) {
         if value != "All" {
-            return Err(invalid(kind, &[FieldError::not_supported("dryRun", value, &["All"])]));
+            return Err(invalid(
+                kind,
+                &[FieldError::not_supported("dryRun", value, &["All"])],
+            ));
         }
         found = DryRun::All;
     }
@@ -104,7 +109,11 @@ impl WriteOptions {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                errors.push(FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]));
+                errors.push(FieldError::not_supported(
+                    "fieldValidation",
+                    other,
+                    &["Ignore", "Strict", "Warn"],
+                ));
                 FieldValidation::Warn
             }
         };
@@ -124,10 +133,16 @@ impl WriteOptions {
     pub fn check_patch(&self, apply: bool) -> Result<(), ApiError> {
         let mut errors = Vec::new();
         if apply && self.field_manager.is_empty() {
-            errors.push(FieldError::required("fieldManager", "is required for apply patch"));
+            errors.push(FieldError::required(
+                "fieldManager",
+                "is required for apply patch",
+            ));
         }
         if !apply && self.force.is_some() {
-            errors.push(FieldError::forbidden("force", "may not be specified for non-apply patch"));
+            errors.push(FieldError::forbidden(
+                "force",
+                "may not be specified for non-apply patch",
+            ));
         }
         if errors.is_empty() {
             Ok(())
@@ -139,25 +154,33 @@ impl WriteOptions {
 
 /// A resourceVersion as clients send it.
 pub fn resource_version(text: &str) -> Result<i64, ApiError> {
-    text.parse::<i64>().ok().filter(|revision| *revision >= 0).ok_or_else(|| {
-        let error = FieldError::invalid(
-            "resourceVersion",
-            text,
-            format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
-        );
-        ApiError::bad_request(error.to_string())
-    })
+    text.parse::<i64>()
+        .ok()
+        .filter(|revision| *revision >= 0)
+        .ok_or_else(|| {
+            let error = FieldError::invalid(
+                "resourceVersion",
+                text,
+                format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
+            );
+            ApiError::bad_request(error.to_string())
+        })
 }
 
 impl ListOptions {
     pub fn parse(query: &Query, watch: bool) -> Result<ListOptions, ApiError> {
-        let resource_version = query.non_empty("resourceVersion").map(resource_version).transpose()?;
+        let resource_version = query
+            .non_empty("resourceVersion")
+            .map(resource_version)
+            .transpose()?;
         let continue_token = query.get("continue").unwrap_or_default().to_owned();
         let send_initial_events = boolean(query, "sendInitialEvents")?;
         let limit = integer(query, "limit")?.unwrap_or_default();
         let timeout = integer(query, "timeoutSeconds")?;
         let mut errors = Vec::new();
-        let forbid = |errors: &mut Vec<FieldError>, path: &str, why: &str| errors.push(FieldError::forbidden(path, why));
+        let forbid = |errors: &mut Vec<FieldError>, path: &str, why: &str| {
+            errors.push(FieldError::forbidden(path, why))
+        };
         let path = "resourceVersionMatch";
         let wanted = query.non_empty(path);
         let resource_version_match = match wanted {
@@ -165,7 +188,11 @@ impl ListOptions {
             Some("Exact") => Some(Match::Exact),
             Some("NotOlderThan") => Some(Match::NotOlderThan),
             Some(other) => {
-                errors.push(FieldError::not_supported(path, other, &["Exact", "NotOlderThan", ""]));
+                errors.push(FieldError::not_supported(
+                    path,
+                    other,
+                    &["Exact", "NotOlderThan", ""],
+                ));
                 None
             }
         };
@@ -189,14 +216,28 @@ impl ListOptions {
             }
         } else {
             if send_initial_events.is_some() {
-                forbid(&mut errors, "sendInitialEvents", "sendInitialEvents is forbidden for list");
+                forbid(
+                    &mut errors,
+                    "sendInitialEvents",
+                    "sendInitialEvents is forbidden for list",
+                );
             }
             if wanted.is_some() {
                 if !continue_token.is_empty() {
-                    forbid(&mut errors, path, "resourceVersionMatch is forbidden when continue is provided");
+                    forbid(
+                        &mut errors,
+                        path,
+                        "resourceVersionMatch is forbidden when continue is provided",
+                    );
                 } else if resource_version.is_none() {
-                    forbid(&mut errors, path, "resourceVersionMatch is forbidden unless resourceVersion is provided");
-                } else if resource_version == Some(0) && resource_version_match == Some(Match::Exact) {
+                    forbid(
+                        &mut errors,
+                        path,
+                        "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                    );
+                } else if resource_version == Some(0)
+                    && resource_version_match == Some(Match::Exact)
+                {
                     forbid(
                         &mut errors,
                         path,
@@ -230,20 +271,30 @@ mod tests {
     use super::*;
 
     fn refused(query: &str, watch: bool) -> String {
-        ListOptions::parse(&Query::parse(query).unwrap(), watch).map_or_else(|e| format!("{}: {}", e.code, e.message), |_| String::new())
+        ListOptions::parse(&Query::parse(query).unwrap(), watch)
+            .map_or_else(|e| format!("{}: {}", e.code, e.message), |_| String::new())
     }
 
     #[test]
     fn combinations_of_list_options_are_judged_as_upstream_does() {
         assert_eq!(refused("resourceVersion=0&limit=5", false), "");
-        assert_eq!(refused("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true), "");
+        assert_eq!(
+            refused(
+                "sendInitialEvents=true&resourceVersionMatch=NotOlderThan",
+                true
+            ),
+            ""
+        );
         assert_eq!(
             refused("sendInitialEvents=true", true),
             "422: ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
         );
         assert!(refused("resourceVersionMatch=Exact", false).starts_with("422"));
         assert!(refused("resourceVersionMatch=Exact&resourceVersion=0", false).starts_with("422"));
-        assert!(refused("resourceVersionMatch=Newest&resourceVersion=5", false).contains("Unsupported value"));
+        assert!(
+            refused("resourceVersionMatch=Newest&resourceVersion=5", false)
+                .contains("Unsupported value")
+        );
         assert!(refused("resourceVersion=x", false).starts_with("400"));
         assert!(refused("limit=x", false).starts_with("400"));
         assert!(refused("continue=abc&resourceVersion=7", false).starts_with("400"));
@@ -251,11 +302,24 @@ mod tests {
 
     #[test]
     fn write_options_are_checked() {
-        let parse = |query: &str| WriteOptions::parse(&Query::parse(query).unwrap(), "CreateOptions");
+        let parse =
+            |query: &str| WriteOptions::parse(&Query::parse(query).unwrap(), "CreateOptions");
         assert_eq!(parse("dryRun=All").unwrap().dry_run, DryRun::All);
-        assert!(parse("dryRun=Some").unwrap_err().message.contains("supported values: \"All\""));
+        assert!(
+            parse("dryRun=Some")
+                .unwrap_err()
+                .message
+                .contains("supported values: \"All\"")
+        );
         assert!(parse("fieldValidation=Maybe").unwrap_err().code == 422);
-        assert!(parse("").unwrap().check_patch(true).unwrap_err().message.contains("is required for apply patch"));
+        assert!(
+            parse("")
+                .unwrap()
+                .check_patch(true)
+                .unwrap_err()
+                .message
+                .contains("is required for apply patch")
+        );
         assert!(parse("force=true").unwrap().check_patch(false).is_err());
     }
 }

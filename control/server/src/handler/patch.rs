@@ -10,10 +10,7 @@ use kernelet_api::{
 use kernelet_patch::{FieldManager, json_patch, merge_patch, strategic_merge};
 
 use super::{
-    Call, Failure, WriteRequest, Written,
-    params::WriteOptions,
-    read::now_text,
-    write::Pipeline,
+    Call, Failure, WriteRequest, Written, params::WriteOptions, read::now_text, write::Pipeline,
 };
 use crate::{
     body::ResponseBody,
@@ -46,16 +43,21 @@ impl Patch {
         } else {
             codec::parse_json(&call.body)
         };
-        let (value, duplicates) =
-            parsed.map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+        let (value, duplicates) = parsed
+            .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
         if options.field_validation == FieldValidation::Strict && !duplicates.is_empty() {
-            return Err(ApiError::bad_request(format!("strict decoding error: {}", duplicates.join(", "))));
+            return Err(ApiError::bad_request(format!(
+                "strict decoding error: {}",
+                duplicates.join(", ")
+            )));
         }
         if options.field_validation == FieldValidation::Warn {
             call.warn(duplicates);
         }
         if content_type != JSON_PATCH && !value.is_object() {
-            return Err(ApiError::bad_request("error decoding patch: the patch is not an object"));
+            return Err(ApiError::bad_request(
+                "error decoding patch: the patch is not an object",
+            ));
         }
         Ok(match content_type.as_str() {
             JSON_PATCH => Patch::Json(value),
@@ -70,15 +72,20 @@ impl Patch {
     }
 
     /// The patched object, before types and unknown fields are looked at. Not for apply.
-    pub(super) fn on(&self, call: &Call, old: &Value, schema_kind: &kernelet_api::Gvk) -> Result<Value, ApiError> {
+    pub(super) fn on(
+        &self,
+        call: &Call,
+        old: &Value,
+        schema_kind: &kernelet_api::Gvk,
+    ) -> Result<Value, ApiError> {
         match self {
             Patch::Json(patch) => Ok(json_patch(old, patch)?),
             Patch::Merge(patch) => Ok(merge_patch(old, patch)?),
             Patch::Strategic(patch) => {
                 let schema = &call.snapshot.api.schema;
-                let ty = schema
-                    .by_gvk(schema_kind)
-                    .ok_or_else(|| ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY]))?;
+                let ty = schema.by_gvk(schema_kind).ok_or_else(|| {
+                    ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY])
+                })?;
                 Ok(strategic_merge(schema, ty, old, patch)?)
             }
             Patch::Apply(_) => Err(ApiError::internal("apply has a path of its own")),
@@ -86,7 +93,10 @@ impl Patch {
     }
 }
 
-pub async fn patch(call: &Call, subresource: Option<&str>) -> Result<Response<ResponseBody>, Failure> {
+pub async fn patch(
+    call: &Call,
+    subresource: Option<&str>,
+) -> Result<Response<ResponseBody>, Failure> {
     let options = WriteOptions::parse(&call.query, "PatchOptions")?;
     let output = call.output(Endpoint::Object)?;
     let patch = Patch::parse(call, &options)?;
@@ -104,14 +114,24 @@ pub async fn patch(call: &Call, subresource: Option<&str>) -> Result<Response<Re
         };
         request.update(name, None, &change).await?
     };
-    let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if written.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     call.answer_cached(status, output, &written.object)
 }
 
 /// Types and unknown fields of a patched object.
 fn checked(call: &Call, object: Value, options: &WriteOptions) -> Result<Value, ApiError> {
-    let Decoded { value, warnings, .. } =
-        codec::typecheck(&call.snapshot.api.schema, object, &call.gvk(), options.field_validation)?;
+    let Decoded {
+        value, warnings, ..
+    } = codec::typecheck(
+        &call.snapshot.api.schema,
+        object,
+        &call.gvk(),
+        options.field_validation,
+    )?;
     call.warn(warnings);
     Ok(value)
 }
@@ -129,8 +149,14 @@ async fn apply(
     let force = options.force.unwrap_or_default();
     let apply = |old: Option<&Value>| -> Result<Value, ApiError> {
         let (registry, resource) = (&call.snapshot.api, &call.served.resource);
-        let manager = FieldManager::new(registry, resource, &call.gvk(), request.subresource, &now_text())
-            .ok_or_else(|| ApiError::internal("the kind has no schema"))?;
+        let manager = FieldManager::new(
+            registry,
+            resource,
+            &call.gvk(),
+            request.subresource,
+            &now_text(),
+        )
+        .ok_or_else(|| ApiError::internal("the kind has no schema"))?;
         let applied = manager.apply(old, patch, &options.field_manager, force)?;
         let mut new = checked(call, applied.object, options)?;
         if meta::name(&new).is_empty() {
@@ -164,5 +190,12 @@ async fn apply(
             done => return done,
         }
     }
-    Err(ApiError::timeout(format!("applying {name:?} at {} met too many other writers", Timestamp::now()), 1).into())
+    Err(ApiError::timeout(
+        format!(
+            "applying {name:?} at {} met too many other writers",
+            Timestamp::now()
+        ),
+        1,
+    )
+    .into())
 }

@@ -57,9 +57,13 @@ impl Token {
     }
 
     fn decode(text: &str) -> Result<Token, ApiError> {
-        let invalid = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(&error.to_string()))?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
+        let invalid =
+            |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|error| invalid(&error.to_string()))?;
+        let token: Token =
+            serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
         if token.v != TOKEN_VERSION || token.start.is_empty() || token.rv == 0 || token.rv < -1 {
             return Err(invalid("incorrect encoded start resourceVersion or key"));
         }
@@ -71,7 +75,11 @@ impl Token {
 pub async fn get(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     let stored = call.stored()?;
     let output = call.output(Endpoint::Object)?;
-    let revision = call.query.non_empty("resourceVersion").map(resource_version).transpose()?;
+    let revision = call
+        .query
+        .non_empty("resourceVersion")
+        .map(resource_version)
+        .transpose()?;
     reach(call, revision).await?;
     let key = Stored::cache_key(&call.target.namespace, &call.target.name);
     let object = stored.cache.get(&key).ok_or_else(|| call.not_found())?;
@@ -91,7 +99,11 @@ pub async fn reach(call: &Call, revision: Option<i64>) -> Result<i64, ApiError> 
 }
 
 fn too_large_version(revision: i64, current: i64) -> ApiError {
-    ApiError::timeout(format!("Too large resource version: {revision}, current: {current}"), 1).with_causes(vec![Cause {
+    ApiError::timeout(
+        format!("Too large resource version: {revision}, current: {current}"),
+        1,
+    )
+    .with_causes(vec![Cause {
         reason: "ResourceVersionTooLarge".to_owned(),
         message: "Too large resource version".to_owned(),
         field: String::new(),
@@ -104,10 +116,12 @@ pub fn store_error(error: StoreError) -> ApiError {
         StoreError::Compacted { .. } => {
             ApiError::expired("The resourceVersion for the provided list is too old.")
         }
-        StoreError::FutureRevision { requested, current } => too_large_version(requested.0, current.0),
-        StoreError::TooLarge { bytes, limit } => {
-            ApiError::too_large(format!("the object has {bytes} bytes, at most {limit} can be stored"))
+        StoreError::FutureRevision { requested, current } => {
+            too_large_version(requested.0, current.0)
         }
+        StoreError::TooLarge { bytes, limit } => ApiError::too_large(format!(
+            "the object has {bytes} bytes, at most {limit} can be stored"
+        )),
         StoreError::DiskFull => ApiError::new(507, "InternalError", error.to_string()),
         StoreError::Stopped(_) => ApiError::service_unavailable(error.to_string()),
         other => ApiError::internal(other),
@@ -130,13 +144,21 @@ pub async fn list(call: &Call) -> Result<Response<ResponseBody>, Failure> {
 }
 
 /// Reads what `filter` and `options` ask for.
-pub async fn select(call: &Call, filter: &Filter, options: &ListOptions) -> Result<Listed, Failure> {
+pub async fn select(
+    call: &Call,
+    filter: &Filter,
+    options: &ListOptions,
+) -> Result<Listed, Failure> {
     let stored = call.stored()?;
     let token = match options.continue_token.as_str() {
         "" => None,
         text => Some(Token::decode(text)?),
     };
-    let exact = match (&token, options.resource_version, options.resource_version_match) {
+    let exact = match (
+        &token,
+        options.resource_version,
+        options.resource_version_match,
+    ) {
         (Some(token), ..) => (token.rv > 0).then_some(token.rv),
         (None, Some(revision), Some(Match::Exact)) => Some(revision),
         // Upstream's oldest rule: a page of a list at a revision is that revision's.
@@ -159,7 +181,10 @@ pub async fn select(call: &Call, filter: &Filter, options: &ListOptions) -> Resu
                 });
             }
             Err(StoreError::Compacted { requested, floor }) => {
-                return Err(ApiError::expired(format!("too old resource version: {requested} ({floor})")).into());
+                return Err(ApiError::expired(format!(
+                    "too old resource version: {requested} ({floor})"
+                ))
+                .into());
             }
             read => (read.map_err(store_error)?, revision),
         },
@@ -169,14 +194,21 @@ pub async fn select(call: &Call, filter: &Filter, options: &ListOptions) -> Resu
                 namespace: &filter.namespace,
                 after,
             };
-            stored.cache.list(range, applied, |object| filter.matches(object))
+            stored
+                .cache
+                .list(range, applied, |object| filter.matches(object))
         }
     };
     Ok(page(objects, revision, filter, options.limit))
 }
 
 /// Cuts a page off, with the token that continues it.
-fn page(mut objects: Vec<Arc<CachedObject>>, revision: i64, filter: &Filter, limit: usize) -> Listed {
+fn page(
+    mut objects: Vec<Arc<CachedObject>>,
+    revision: i64,
+    filter: &Filter,
+    limit: usize,
+) -> Listed {
     let mut meta = ListMeta {
         resource_version: revision,
         ..ListMeta::default()
@@ -185,7 +217,9 @@ fn page(mut objects: Vec<Arc<CachedObject>>, revision: i64, filter: &Filter, lim
         // A count of what a selector leaves would be wrong as soon as the store pages; upstream tells none.
         meta.remaining = filter.is_plain().then(|| objects.len() - limit);
         objects.truncate(limit);
-        meta.continue_token = objects.last().map(|last| Token::encode(revision, &last.key));
+        meta.continue_token = objects
+            .last()
+            .map(|last| Token::encode(revision, &last.key));
     }
     Listed { objects, meta }
 }
@@ -228,8 +262,18 @@ fn answer(call: &Call, output: Output, listed: Listed) -> Result<Response<Respon
     let compress = gzip && weight >= GZIP_FROM;
     let mut response = match (output.form, output.format) {
         (Form::Table(version), _) => {
-            let trees = listed.objects.iter().map(|object| view.tree(object)).collect::<Result<Vec<_>, _>>()?;
-            let table = table::render(call, version, &trees, Some(&listed.meta), table::Header::Yes)?;
+            let trees = listed
+                .objects
+                .iter()
+                .map(|object| view.tree(object))
+                .collect::<Result<Vec<_>, _>>()?;
+            let table = table::render(
+                call,
+                version,
+                &trees,
+                Some(&listed.meta),
+                table::Header::Yes,
+            )?;
             respond::value(&view.schema, StatusCode::OK, output, &table)
         }
         (form, Format::Protobuf) => {
@@ -239,10 +283,20 @@ fn answer(call: &Call, output: Output, listed: Listed) -> Result<Response<Respon
         }
         (form, Format::Json) if !output.pretty => {
             let body = stream_json(view, form, listed);
-            let mut response = Response::new(if compress { gzip::stream(body) } else { ResponseBody::stream(body) });
+            let mut response = Response::new(if compress {
+                gzip::stream(body)
+            } else {
+                ResponseBody::stream(body)
+            });
             let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiate::JSON));
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static(negotiate::JSON),
+            );
+            headers.insert(
+                header::CACHE_CONTROL,
+                HeaderValue::from_static("no-cache, private"),
+            );
             response
         }
         (form, _) => {
@@ -250,9 +304,19 @@ fn answer(call: &Call, output: Output, listed: Listed) -> Result<Response<Respon
             respond::value(&view.schema, StatusCode::OK, output, &body)
         }
     };
-    if compress && matches!((output.form, output.format), (Form::Full | Form::Metadata(_), Format::Json)) && !output.pretty {
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if compress
+        && matches!(
+            (output.form, output.format),
+            (Form::Full | Form::Metadata(_), Format::Json)
+        )
+        && !output.pretty
+    {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+            .headers_mut()
+            .insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     }
     Ok(response)
 }
@@ -267,7 +331,9 @@ fn list_tree(view: &View, form: Form, listed: &Listed) -> Result<Value, ApiError
             Form::Full | Form::Table(_) => view.tree(object),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(json!({"kind": kind, "apiVersion": api_version, "metadata": listed.meta.to_value(), "items": items}))
+    Ok(
+        json!({"kind": kind, "apiVersion": api_version, "metadata": listed.meta.to_value(), "items": items}),
+    )
 }
 
 /// A list as chunks, made as they are read: a client that never reads costs the references, not the bytes.

@@ -28,7 +28,10 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         "SubjectAccessReview" => access_review(call, &review, &subject(&review))?,
         "LocalSubjectAccessReview" => {
             let namespace = &call.target.namespace;
-            let asked = review.pointer("/spec/resourceAttributes/namespace").and_then(Value::as_str).unwrap_or_default();
+            let asked = review
+                .pointer("/spec/resourceAttributes/namespace")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             if asked != namespace {
                 let why = format!("must match metadata.namespace: {namespace}");
                 let error = FieldError::invalid("spec.resourceAttributes.namespace", asked, why);
@@ -47,7 +50,13 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
 }
 
 fn texts(value: Option<&Value>) -> Vec<String> {
-    value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    value
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn user_value(user: &UserInfo) -> Value {
@@ -66,10 +75,15 @@ fn user_value(user: &UserInfo) -> Value {
 }
 
 fn token_review(call: &Call, review: &Value) -> Value {
-    let token = review.pointer("/spec/token").and_then(Value::as_str).unwrap_or_default();
+    let token = review
+        .pointer("/spec/token")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let audiences = texts(review.pointer("/spec/audiences"));
     match call.state.authn.review(token, &audiences) {
-        Ok((user, audiences)) => json!({"authenticated": true, "user": user_value(&user), "audiences": audiences}),
+        Ok((user, audiences)) => {
+            json!({"authenticated": true, "user": user_value(&user), "audiences": audiences})
+        }
         Err(error) => json!({"user": {}, "error": error.to_string()}),
     }
 }
@@ -77,7 +91,12 @@ fn token_review(call: &Call, review: &Value) -> Value {
 /// Whom a SubjectAccessReview asks about.
 fn subject(review: &Value) -> UserInfo {
     let spec = &review["spec"];
-    let text = |field: &str| spec.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |field: &str| {
+        spec.get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     UserInfo {
         name: text("user"),
         uid: text("uid"),
@@ -94,19 +113,41 @@ fn subject(review: &Value) -> UserInfo {
 
 fn access_review(call: &Call, review: &Value, user: &UserInfo) -> Result<Value, ApiError> {
     let spec = &review["spec"];
-    let (resource, path) = (spec.get("resourceAttributes"), spec.get("nonResourceAttributes"));
-    let invalid = |error| ApiError::invalid("authorization.k8s.io", &call.served.resource.kind, "", &[error]);
+    let (resource, path) = (
+        spec.get("resourceAttributes"),
+        spec.get("nonResourceAttributes"),
+    );
+    let invalid = |error| {
+        ApiError::invalid(
+            "authorization.k8s.io",
+            &call.served.resource.kind,
+            "",
+            &[error],
+        )
+    };
     if resource.is_some() == path.is_some() {
         let why = if resource.is_some() {
             "cannot be specified in combination with resourceAttributes"
         } else {
             "exactly one of nonResourceAttributes or resourceAttributes must be specified"
         };
-        let field = if resource.is_some() { "spec.nonResourceAttributes" } else { "spec.resourceAttributes" };
-        return Err(invalid(FieldError::invalid(field, path.cloned().unwrap_or_default(), why)));
+        let field = if resource.is_some() {
+            "spec.nonResourceAttributes"
+        } else {
+            "spec.resourceAttributes"
+        };
+        return Err(invalid(FieldError::invalid(
+            field,
+            path.cloned().unwrap_or_default(),
+            why,
+        )));
     }
     if user.name.is_empty() && user.groups.is_empty() {
-        return Err(invalid(FieldError::invalid("spec.user", "", "at least one of user or group must be specified")));
+        return Err(invalid(FieldError::invalid(
+            "spec.user",
+            "",
+            "at least one of user or group must be specified",
+        )));
     }
     let asked = resource.or(path).unwrap_or(&Value::Null);
     let text = |field: &str| asked.get(field).and_then(Value::as_str).unwrap_or_default();
@@ -117,7 +158,10 @@ fn access_review(call: &Call, review: &Value, user: &UserInfo) -> Result<Value, 
             subresource: text("subresource"),
             namespace: text("namespace"),
             name: text("name"),
-            field_selector: asked.pointer("/fieldSelector/rawSelector").and_then(Value::as_str).unwrap_or_default(),
+            field_selector: asked
+                .pointer("/fieldSelector/rawSelector")
+                .and_then(Value::as_str)
+                .unwrap_or_default(),
         }
     } else {
         Target::Path(text("path"))
@@ -136,7 +180,10 @@ fn access_review(call: &Call, review: &Value, user: &UserInfo) -> Result<Value, 
 }
 
 fn rules_review(call: &Call, review: &Value) -> Value {
-    let namespace = review.pointer("/spec/namespace").and_then(Value::as_str).unwrap_or_default();
+    let namespace = review
+        .pointer("/spec/namespace")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let mut rules = call.state.authz.rbac.rules_for(&call.user, namespace);
     if call.user.in_group(crate::user::SYSTEM_MASTERS) {
         rules.insert(0, crate::authz::rules::Rule::everything());

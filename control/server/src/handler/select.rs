@@ -38,23 +38,33 @@ impl Filter {
     /// From a request's `labelSelector` and `fieldSelector`.
     pub fn parse(served: &Served, namespace: &str, query: &Query) -> Result<Filter, ApiError> {
         let labels = match query.non_empty("labelSelector") {
-            Some(text) => LabelSelector::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?,
+            Some(text) => LabelSelector::parse(text)
+                .map_err(|error| ApiError::bad_request(error.to_string()))?,
             None => LabelSelector::default(),
         };
         let terms = match query.non_empty("fieldSelector") {
-            Some(text) => FieldSelector::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?.terms,
+            Some(text) => {
+                FieldSelector::parse(text)
+                    .map_err(|error| ApiError::bad_request(error.to_string()))?
+                    .terms
+            }
             None => Vec::new(),
         };
         let fields = terms
             .into_iter()
             .map(|term| {
-                let unknown = || ApiError::bad_request(format!("field label not supported: {}", term.path));
+                let unknown =
+                    || ApiError::bad_request(format!("field label not supported: {}", term.path));
                 let field = match term.path.as_str() {
                     "metadata.name" => Field::Name,
                     "metadata.namespace" if served.resource.namespaced => Field::Namespace,
                     path => {
                         let stored = served.stored.as_ref().ok_or_else(unknown)?;
-                        Field::Indexed(stored.field_index(&served.resource.group, path).ok_or_else(unknown)?)
+                        Field::Indexed(
+                            stored
+                                .field_index(&served.resource.group, path)
+                                .ok_or_else(unknown)?,
+                        )
                     }
                 };
                 Ok(Term {
@@ -92,7 +102,9 @@ impl Filter {
                 let value = match term.field {
                     Field::Name => object.name(),
                     Field::Namespace => object.namespace(),
-                    Field::Indexed(index) => object.index.fields.get(index).map_or("", |value| value),
+                    Field::Indexed(index) => {
+                        object.index.fields.get(index).map_or("", |value| value)
+                    }
                 };
                 (value == term.value) == term.equal
             })
@@ -102,7 +114,10 @@ impl Filter {
 
 /// Whether an object's labels satisfy a selector.
 pub fn labels_match(selector: &LabelSelector, index: &Index) -> bool {
-    selector.requirements.iter().all(|requirement| satisfies(requirement, index.label(&requirement.key)))
+    selector
+        .requirements
+        .iter()
+        .all(|requirement| satisfies(requirement, index.label(&requirement.key)))
 }
 
 fn satisfies(requirement: &Requirement, value: Option<&str>) -> bool {
@@ -114,7 +129,13 @@ fn satisfies(requirement: &Requirement, value: Option<&str>) -> bool {
         Operator::NotIn => !value.is_some_and(listed),
         Operator::Exists => value.is_some(),
         Operator::DoesNotExist => value.is_none(),
-        Operator::GreaterThan => value.and_then(number).zip(bound()).is_some_and(|(value, bound)| value > bound),
-        Operator::LessThan => value.and_then(number).zip(bound()).is_some_and(|(value, bound)| value < bound),
+        Operator::GreaterThan => value
+            .and_then(number)
+            .zip(bound())
+            .is_some_and(|(value, bound)| value > bound),
+        Operator::LessThan => value
+            .and_then(number)
+            .zip(bound())
+            .is_some_and(|(value, bound)| value < bound),
     }
 }

@@ -49,7 +49,9 @@ pub async fn watch(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     // Without a revision, or with 0, a watch begins with what is there, unless it says that it doesn't want that.
     let initial = match options.send_initial_events {
         Some(wanted) => wanted,
-        None => options.resource_version.is_none_or(|revision| revision == 0),
+        None => options
+            .resource_version
+            .is_none_or(|revision| revision == 0),
     };
     let (objects, position) = if initial {
         let applied = reach(call, options.resource_version).await?;
@@ -57,7 +59,9 @@ pub async fn watch(call: &Call) -> Result<Response<ResponseBody>, Failure> {
             namespace: &filter.namespace,
             after: "",
         };
-        stored.cache.list(range, applied, |object| filter.matches(object))
+        stored
+            .cache
+            .list(range, applied, |object| filter.matches(object))
     } else {
         match options.resource_version {
             Some(revision) if revision > 0 => (Vec::new(), revision),
@@ -78,7 +82,8 @@ pub async fn watch(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         filter,
         follower: stored.cache.follow(position),
         initial: objects.into(),
-        initial_end: (options.send_initial_events == Some(true) && options.bookmarks).then_some(position),
+        initial_end: (options.send_initial_events == Some(true) && options.bookmarks)
+            .then_some(position),
         seen: position,
         bookmarks: options.bookmarks,
         header: Header::Yes,
@@ -87,7 +92,9 @@ pub async fn watch(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         ended: false,
         _open: call.state.metrics.watch_opened(),
     };
-    let body = stream::unfold(watch, |mut watch| async move { watch.next().await.map(|chunk| (chunk, watch)) });
+    let body = stream::unfold(watch, |mut watch| async move {
+        watch.next().await.map(|chunk| (chunk, watch))
+    });
     let mut response = Response::new(ResponseBody::stream(body));
     let content_type = match output.format {
         Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
@@ -95,7 +102,10 @@ pub async fn watch(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, private"),
+    );
     Ok(response)
 }
 
@@ -168,7 +178,10 @@ impl Watch {
                 }
                 Next::Events(Err(Expired { floor })) => {
                     self.ended = true;
-                    let error = ApiError::expired(format!("too old resource version: {} ({floor})", self.seen));
+                    let error = ApiError::expired(format!(
+                        "too old resource version: {} ({floor})",
+                        self.seen
+                    ));
                     return Some(Ok(self.error(&error)));
                 }
                 Next::Bookmark => {
@@ -189,8 +202,14 @@ impl Watch {
 
     /// What an event is to this watcher.
     fn judge(&self, event: &Event) -> Option<(EventType, Arc<CachedObject>)> {
-        let now = event.object.as_ref().filter(|object| self.filter.matches(object));
-        let before = event.previous.as_ref().is_some_and(|object| self.filter.matches(object));
+        let now = event
+            .object
+            .as_ref()
+            .filter(|object| self.filter.matches(object));
+        let before = event
+            .previous
+            .as_ref()
+            .is_some_and(|object| self.filter.matches(object));
         match (now, before) {
             (Some(object), false) => Some((EventType::Added, object.clone())),
             (Some(object), true) => Some((EventType::Modified, object.clone())),
@@ -240,6 +259,11 @@ impl Watch {
     }
 
     fn error(&self, error: &ApiError) -> Bytes {
-        frame_value(&self.view.schema, self.output, EventType::Error, &error.to_status())
+        frame_value(
+            &self.view.schema,
+            self.output,
+            EventType::Error,
+            &error.to_status(),
+        )
     }
 }

@@ -85,14 +85,23 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     call.answer_cached(StatusCode::CREATED, output, &written.object)
 }
 
-pub async fn update(call: &Call, subresource: Option<&str>) -> Result<Response<ResponseBody>, Failure> {
+pub async fn update(
+    call: &Call,
+    subresource: Option<&str>,
+) -> Result<Response<ResponseBody>, Failure> {
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
     let output = call.output(Endpoint::Object)?;
     let object = call.decode(&call.gvk(), options.field_validation)?;
     let request = Request::of(call, &options, subresource);
     request.check_name(&object, &call.target.name)?;
-    let written = request.update(&call.target.name, Some(&object), &|_| Ok(object.clone())).await?;
-    let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    let written = request
+        .update(&call.target.name, Some(&object), &|_| Ok(object.clone()))
+        .await?;
+    let status = if written.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     call.answer_cached(status, output, &written.object)
 }
 
@@ -117,7 +126,10 @@ impl<'a> Request<'a> {
     }
 
     pub(super) fn stored(&self) -> Result<&'a Stored, ApiError> {
-        self.served.stored.as_ref().ok_or_else(ApiError::method_not_allowed)
+        self.served
+            .stored
+            .as_ref()
+            .ok_or_else(ApiError::method_not_allowed)
     }
 
     pub(super) fn gvk(&self) -> Gvk {
@@ -136,7 +148,12 @@ impl<'a> Request<'a> {
     }
 
     fn invalid(&self, name: &str, errors: &[FieldError]) -> ApiError {
-        ApiError::invalid(&self.served.resource.group, &self.served.resource.kind, name, errors)
+        ApiError::invalid(
+            &self.served.resource.group,
+            &self.served.resource.kind,
+            name,
+            errors,
+        )
     }
 
     /// The name (and namespace) of a body must be those of the path.
@@ -171,7 +188,10 @@ impl<'a> Request<'a> {
         let resource = &self.served.resource;
         self.check_namespace(&object)?;
         if !meta::resource_version(&object).is_empty() {
-            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created").into());
+            return Err(ApiError::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            )
+            .into());
         }
         if resource.namespaced {
             meta::set(&mut object, "namespace", self.namespace);
@@ -185,17 +205,21 @@ impl<'a> Request<'a> {
             if generates {
                 meta::set(&mut new, "name", &generated(&generate));
             }
-            self.admission(Operation::Create).mutate(&mut new, None).await?;
+            self.admission(Operation::Create)
+                .mutate(&mut new, None)
+                .await?;
             resource.default(&mut new);
             resource.prepare_for_create(&mut new);
-            self.admission(Operation::Create).complete(&mut new);
+            self.admission(Operation::Create).complete(&mut new, None);
             system_fields(&mut new);
             let name = meta::name(&new).to_owned();
             let errors = resource.validate_create(&new);
             if !errors.is_empty() {
                 return Err(self.invalid(&name, &errors).into());
             }
-            self.admission(Operation::Create).validate(&new, None).await?;
+            self.admission(Operation::Create)
+                .validate(&new, None)
+                .await?;
             let claims = Claims::of_create(self, &mut new).await?;
             let key = Stored::cache_key(self.namespace, &name);
             let bytes = self.stored_bytes(new)?;
@@ -217,13 +241,17 @@ impl<'a> Request<'a> {
             let store_key = stored.store_key(&key);
             let mut txn = Txn {
                 compares: vec![Compare::absent(store_key.clone())],
-                success: vec![Op::Put(Put::new(store_key.clone(), bytes.clone()).lease(lease))],
+                success: vec![Op::Put(
+                    Put::new(store_key.clone(), bytes.clone()).lease(lease),
+                )],
                 failure: vec![Op::Range(Range::key(store_key))],
             };
             claims.add_to(&mut txn);
             let response = self.state.store.txn(txn).await.map_err(store_error)?;
             if response.succeeded {
-                let object = self.committed(stored, &key, &bytes, response.revision, lease).await?;
+                let object = self
+                    .committed(stored, &key, &bytes, response.revision, lease)
+                    .await?;
                 return Ok(Written::new(object, true));
             }
             let taken = live_of(&response).is_some();
@@ -259,7 +287,9 @@ impl<'a> Request<'a> {
                     let mut object = object.clone();
                     // A revision or uid names an object that should have been there.
                     if !meta::uid(&object).is_empty() {
-                        return Err(self.conflict(name, uid_precondition(meta::uid(&object), "")).into());
+                        return Err(self
+                            .conflict(name, uid_precondition(meta::uid(&object), ""))
+                            .into());
                     }
                     meta::set(&mut object, "resourceVersion", "");
                     return self.create(object).await;
@@ -271,7 +301,11 @@ impl<'a> Request<'a> {
             let done = match attempt {
                 Ok(Attempt::Unchanged) => Ok(Written::new(current.clone(), false)),
                 Err(error) => Err(error),
-                Ok(Attempt::Write { bytes, claims, delete }) => {
+                Ok(Attempt::Write {
+                    bytes,
+                    claims,
+                    delete,
+                }) => {
                     if self.dry_run == DryRun::All {
                         let object = self.transient(stored, &key, &bytes)?;
                         return Ok(Written::new(object, false));
@@ -284,7 +318,10 @@ impl<'a> Request<'a> {
                         Op::Put(Put::new(store_key.clone(), bytes.clone()).lease(lease))
                     };
                     let mut txn = Txn {
-                        compares: vec![Compare::mod_revision(store_key.clone(), Revision(current.revision))],
+                        compares: vec![Compare::mod_revision(
+                            store_key.clone(),
+                            Revision(current.revision),
+                        )],
                         success: vec![write],
                         failure: vec![Op::Range(Range::key(store_key))],
                     };
@@ -299,7 +336,9 @@ impl<'a> Request<'a> {
                         continue;
                     }
                     let lease = LeaseId(current.lease);
-                    let object = self.committed(stored, &key, &bytes, response.revision, lease).await?;
+                    let object = self
+                        .committed(stored, &key, &bytes, response.revision, lease)
+                        .await?;
                     return Ok(Written::new(object, false));
                 }
             };
@@ -308,12 +347,17 @@ impl<'a> Request<'a> {
             }
             // It was judged by a cached object: only the newest counts.
             let live = self.live(&key).await?;
-            if live.as_ref().is_some_and(|live| live.revision == current.revision) {
+            if live
+                .as_ref()
+                .is_some_and(|live| live.revision == current.revision)
+            {
                 return done.map_err(Failure::from);
             }
             (old, is_live) = (live, true);
         }
-        Err(self.conflict(name, "too many concurrent changes; please try again").into())
+        Err(self
+            .conflict(name, "too many concurrent changes; please try again")
+            .into())
     }
 
     async fn attempt(
@@ -323,7 +367,11 @@ impl<'a> Request<'a> {
         change: &(dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync),
     ) -> Result<Attempt, ApiError> {
         let resource = &self.served.resource;
-        let old = self.served.resource.convert(current.tree(), &self.gvk()).map_err(ApiError::internal)?;
+        let old = self
+            .served
+            .resource
+            .convert(current.tree(), &self.gvk())
+            .map_err(ApiError::internal)?;
         let mut new = change(&old)?;
         if self.pipeline == Pipeline::Raw {
             let bytes = self.stored_bytes(new)?;
@@ -343,7 +391,11 @@ impl<'a> Request<'a> {
         match meta::resource_version(&new) {
             "" | "0" if resource.hooks.strategy.unconditional_update => {}
             "" | "0" => {
-                let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+                let error = FieldError::invalid(
+                    "metadata.resourceVersion",
+                    0,
+                    "must be specified for an update",
+                );
                 return Err(self.invalid(name, &[error]));
             }
             version if version == meta::resource_version(&old) => {}
@@ -357,15 +409,21 @@ impl<'a> Request<'a> {
         }
         resource.default(&mut new);
         self.book(Some(&old), &mut new);
-        self.admission(Operation::Update).mutate(&mut new, Some(&old)).await?;
+        self.admission(Operation::Update)
+            .mutate(&mut new, Some(&old))
+            .await?;
         resource.default(&mut new);
         resource.prepare_for_update(&mut new, &old, self.subresource);
+        self.admission(Operation::Update)
+            .complete(&mut new, Some(&old));
         keep_system_fields(&mut new, &old);
         let errors = resource.validate_update(&new, &old, self.subresource);
         if !errors.is_empty() {
             return Err(self.invalid(name, &errors));
         }
-        self.admission(Operation::Update).validate(&new, Some(&old)).await?;
+        self.admission(Operation::Update)
+            .validate(&new, Some(&old))
+            .await?;
         keep_unchanged_times(&old, &mut new);
         let delete = is_finished(resource, &new, &old);
         let claims = if delete {
@@ -377,7 +435,11 @@ impl<'a> Request<'a> {
         if !delete && current.stored_equals(&bytes) {
             return Ok(Attempt::Unchanged);
         }
-        Ok(Attempt::Write { bytes, claims, delete })
+        Ok(Attempt::Write {
+            bytes,
+            claims,
+            delete,
+        })
     }
 
     /// Books who manages what; an object whose books can't be kept is stored without them, as upstream does.
@@ -386,8 +448,13 @@ impl<'a> Request<'a> {
             return;
         }
         let now = now_text();
-        let manager =
-            FieldManager::new(&self.snapshot.api, &self.served.resource, &self.gvk(), self.subresource, &now);
+        let manager = FieldManager::new(
+            &self.snapshot.api,
+            &self.served.resource,
+            &self.gvk(),
+            self.subresource,
+            &now,
+        );
         if let Some(manager) = manager
             && let Err(error) = manager.update(old, new, &self.manager)
         {
@@ -398,7 +465,11 @@ impl<'a> Request<'a> {
     /// An object's stored form.
     pub(super) fn stored_bytes(&self, object: Value) -> Result<Vec<u8>, ApiError> {
         let stored = self.stored()?;
-        let mut object = self.served.resource.convert(object, &stored.gvk).map_err(ApiError::internal)?;
+        let mut object = self
+            .served
+            .resource
+            .convert(object, &stored.gvk)
+            .map_err(ApiError::internal)?;
         let schema = &self.snapshot.api.schema;
         if let Some(ty) = schema.by_gvk(&stored.gvk) {
             prune::canonicalize(schema, ty, &mut object);
@@ -411,12 +482,19 @@ impl<'a> Request<'a> {
     /// The object as the store has it now.
     pub(super) async fn live(&self, key: &str) -> Result<Option<Arc<CachedObject>>, ApiError> {
         let stored = self.stored()?;
-        let response = self.state.store.range(Range::key(stored.store_key(key))).await.map_err(store_error)?;
+        let response = self
+            .state
+            .store
+            .range(Range::key(stored.store_key(key)))
+            .await
+            .map_err(store_error)?;
         match response.kvs.first() {
             None => Ok(None),
             Some(kv) => cache::from_kv(kv, key, &stored.indexer)
                 .map(Some)
-                .ok_or_else(|| ApiError::internal(format!("the stored object {key:?} is unreadable"))),
+                .ok_or_else(|| {
+                    ApiError::internal(format!("the stored object {key:?} is unreadable"))
+                }),
         }
     }
 
@@ -430,7 +508,11 @@ impl<'a> Request<'a> {
         lease: LeaseId,
     ) -> Result<Arc<CachedObject>, ApiError> {
         self.caught_up(revision).await;
-        match stored.cache.get(key).filter(|object| object.revision == revision.0) {
+        match stored
+            .cache
+            .get(key)
+            .filter(|object| object.revision == revision.0)
+        {
             Some(object) => Ok(object),
             None => self.object(stored, key, bytes, revision.0, lease),
         }
@@ -443,7 +525,12 @@ impl<'a> Request<'a> {
         }
     }
 
-    fn transient(&self, stored: &Stored, key: &str, bytes: &[u8]) -> Result<Arc<CachedObject>, ApiError> {
+    fn transient(
+        &self,
+        stored: &Stored,
+        key: &str,
+        bytes: &[u8],
+    ) -> Result<Arc<CachedObject>, ApiError> {
         let revision = self.state.cache.applied();
         self.object(stored, key, bytes, revision, LeaseId::NONE)
     }
@@ -456,9 +543,11 @@ impl<'a> Request<'a> {
         revision: i64,
         lease: LeaseId,
     ) -> Result<Arc<CachedObject>, ApiError> {
-        CachedObject::from_stored(key.into(), bytes, revision, lease.0, |tree| (stored.indexer)(tree))
-            .map(Arc::new)
-            .map_err(ApiError::internal)
+        CachedObject::from_stored(key.into(), bytes, revision, lease.0, |tree| {
+            (stored.indexer)(tree)
+        })
+        .map(Arc::new)
+        .map_err(ApiError::internal)
     }
 
     pub(super) fn conflict(&self, name: &str, why: impl std::fmt::Display) -> ApiError {
@@ -471,16 +560,17 @@ impl<'a> Request<'a> {
         if self.served.resource.kind != "Event" {
             return Ok(LeaseId::NONE);
         }
-        self.state.event_leases.current(&self.state.store).await.map_err(store_error)
+        self.state
+            .event_leases
+            .current(&self.state.store)
+            .await
+            .map_err(store_error)
     }
 }
 
 impl Written {
     fn new(object: Arc<CachedObject>, created: bool) -> Written {
-        Written {
-            object,
-            created,
-        }
+        Written { object, created }
     }
 }
 
@@ -508,7 +598,12 @@ pub(super) fn uid_precondition(wanted: &str, found: &str) -> String {
 
 /// What only the server sets.
 fn system_fields(new: &mut Value) {
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+    ] {
         meta::metadata_mut(new).remove(field);
     }
     meta::set(new, "uid", &uuid::Uuid::new_v4().to_string());
@@ -517,10 +612,17 @@ fn system_fields(new: &mut Value) {
 
 /// What an update can't change, and what it may leave out.
 fn keep_system_fields(new: &mut Value, old: &Value) {
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         match old.pointer(&format!("/metadata/{field}")) {
             Some(value) => {
-                meta::metadata_mut(new).entry(field).or_insert_with(|| value.clone());
+                meta::metadata_mut(new)
+                    .entry(field)
+                    .or_insert_with(|| value.clone());
             }
             None if field.starts_with("deletion") => {
                 meta::metadata_mut(new).remove(field);
@@ -540,7 +642,10 @@ fn is_finished(resource: &kernelet_api::Resource, new: &Value, old: &Value) -> b
         return spec.is_none_or(Vec::is_empty);
     }
     // A pod within its grace is ended by its node's last delete.
-    let grace = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default();
+    let grace = old
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or_default();
     grace == 0
 }
 

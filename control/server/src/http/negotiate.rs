@@ -97,7 +97,11 @@ fn clauses(accept: &str) -> Vec<Clause<'_>> {
                     *key != "q"
                 })
                 .collect();
-            Some(Clause { media, params, quality })
+            Some(Clause {
+                media,
+                params,
+                quality,
+            })
         })
         .collect();
     clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
@@ -106,7 +110,11 @@ fn clauses(accept: &str) -> Vec<Clause<'_>> {
 
 /// Picks the answer's form.
 pub fn output(headers: &HeaderMap, endpoint: Endpoint, pretty: bool) -> Result<Output, ApiError> {
-    let accepts: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accepts: Vec<&str> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
     let accept = accepts.join(",");
     let found = if accept.trim().is_empty() {
         Some(Output {
@@ -114,7 +122,9 @@ pub fn output(headers: &HeaderMap, endpoint: Endpoint, pretty: bool) -> Result<O
             ..Output::JSON
         })
     } else {
-        clauses(&accept).iter().find_map(|clause| acceptable(clause, endpoint, pretty))
+        clauses(&accept)
+            .iter()
+            .find_map(|clause| acceptable(clause, endpoint, pretty))
     };
     found.ok_or_else(|| {
         let types: &[&str] = match endpoint {
@@ -138,7 +148,13 @@ fn acceptable(clause: &Clause<'_>, endpoint: Endpoint, pretty: bool) -> Option<O
     if endpoint == Endpoint::Watch && format == Format::Yaml {
         return None;
     }
-    let param = |key: &str| clause.params.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+    let param = |key: &str| {
+        clause
+            .params
+            .iter()
+            .find(|(k, _)| *k == key)
+            .map(|(_, v)| *v)
+    };
     let pretty = pretty || param("pretty") == Some("1") || param("pretty") == Some("true");
     let form = match param("as") {
         None => Form::Full,
@@ -157,12 +173,18 @@ fn acceptable(clause: &Clause<'_>, endpoint: Endpoint, pretty: bool) -> Option<O
                 ("Table", _) if format == Format::Protobuf => return None,
                 ("Table", _) => Form::Table(version),
                 ("PartialObjectMetadata", Endpoint::Object | Endpoint::Watch)
-                | ("PartialObjectMetadataList", Endpoint::List | Endpoint::Watch) => Form::Metadata(version),
+                | ("PartialObjectMetadataList", Endpoint::List | Endpoint::Watch) => {
+                    Form::Metadata(version)
+                }
                 _ => return None,
             }
         }
     };
-    Some(Output { format, form, pretty })
+    Some(Output {
+        format,
+        form,
+        pretty,
+    })
 }
 
 /// The format of a request's body. A missing `Content-Type` means JSON.
@@ -180,7 +202,14 @@ pub fn content_type(headers: &HeaderMap) -> String {
     headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+        .map(|value| {
+            value
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_ascii_lowercase()
+        })
         .unwrap_or_default()
 }
 
@@ -201,7 +230,9 @@ mod tests {
     fn check(accept: &str, endpoint: Endpoint, expect: Option<(Format, Form)>) {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().unwrap());
-        let found = output(&headers, endpoint, false).ok().map(|output| (output.format, output.form));
+        let found = output(&headers, endpoint, false)
+            .ok()
+            .map(|output| (output.format, output.form));
         assert_eq!(found, expect, "{accept}");
     }
 
@@ -212,13 +243,29 @@ mod tests {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         check(kubectl, List, Some((Format::Json, table)));
         check(kubectl, Plain, Some((Format::Json, Form::Full)));
-        check("application/vnd.kubernetes.protobuf,application/json", Object, Some((Format::Protobuf, Form::Full)));
-        check("application/vnd.kubernetes.protobuf;stream=watch", Watch, Some((Format::Protobuf, Form::Full)));
+        check(
+            "application/vnd.kubernetes.protobuf,application/json",
+            Object,
+            Some((Format::Protobuf, Form::Full)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;stream=watch",
+            Watch,
+            Some((Format::Protobuf, Form::Full)),
+        );
         check("application/yaml", Object, Some((Format::Yaml, Form::Full)));
         check("application/yaml", Watch, None);
         check("text/html", Object, None);
-        check("text/html,*/*;q=0.8", Object, Some((Format::Json, Form::Full)));
-        check("application/json;q=0.1,application/yaml", Object, Some((Format::Yaml, Form::Full)));
+        check(
+            "text/html,*/*;q=0.8",
+            Object,
+            Some((Format::Json, Form::Full)),
+        );
+        check(
+            "application/json;q=0.1,application/yaml",
+            Object,
+            Some((Format::Yaml, Form::Full)),
+        );
         check("application/json;as=Table;v=v2;g=meta.k8s.io", List, None);
         check(
             "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",

@@ -10,13 +10,20 @@ use super::negotiate::Output;
 use crate::body::ResponseBody;
 
 /// An answer with a body of that type.
-pub fn bytes(status: StatusCode, content_type: &'static str, body: impl Into<bytes::Bytes>) -> Response<ResponseBody> {
+pub fn bytes(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<bytes::Bytes>,
+) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::whole(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     // What is answered depends on who asked and is stale at once.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, private"),
+    );
     response
 }
 
@@ -26,7 +33,12 @@ pub fn text(status: StatusCode, body: impl Into<String>) -> Response<ResponseBod
 }
 
 /// A tree in the negotiated format. What has no protobuf form is sent as JSON.
-pub fn value(schema: &Schema, status: StatusCode, output: Output, value: &Value) -> Response<ResponseBody> {
+pub fn value(
+    schema: &Schema,
+    status: StatusCode,
+    output: Output,
+    value: &Value,
+) -> Response<ResponseBody> {
     match output.format {
         Format::Json if output.pretty => bytes(
             status,
@@ -37,7 +49,11 @@ pub fn value(schema: &Schema, status: StatusCode, output: Output, value: &Value)
         Format::Yaml => bytes(status, output.content_type(), codec::encode_yaml(value)),
         Format::Protobuf => match codec::encode_protobuf(schema, value) {
             Some(body) => bytes(status, output.content_type(), body),
-            None => bytes(status, Output::JSON.content_type(), codec::encode_json(value)),
+            None => bytes(
+                status,
+                Output::JSON.content_type(),
+                codec::encode_json(value),
+            ),
         },
     }
 }
@@ -46,8 +62,15 @@ pub fn value(schema: &Schema, status: StatusCode, output: Output, value: &Value)
 pub fn error(schema: &Schema, output: Output, error: &ApiError) -> Response<ResponseBody> {
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = value(schema, status, output, &error.to_status());
-    if let Some(seconds) = error.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    if let Some(seconds) = error
+        .details
+        .as_ref()
+        .map(|d| d.retry_after_seconds)
+        .filter(|s| *s > 0)
+    {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
     }
     response
 }

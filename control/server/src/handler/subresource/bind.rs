@@ -29,15 +29,25 @@ pub async fn bind(call: &Call, path_name: Option<&str>) -> Result<Response<Respo
     let own = meta::name(&binding);
     let name = path_name.unwrap_or(own);
     if !own.is_empty() && own != name {
-        return Err(ApiError::bad_request("name in URL does not match name in Binding object").into());
+        return Err(
+            ApiError::bad_request("name in URL does not match name in Binding object").into(),
+        );
     }
     let target = |field: &str| {
-        binding.pointer(&format!("/target/{field}")).and_then(Value::as_str).unwrap_or_default().to_owned()
+        binding
+            .pointer(&format!("/target/{field}"))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
     let (kind, node) = (target("kind"), target("name"));
     let mut errors = Vec::new();
     if !kind.is_empty() && kind != "Node" {
-        errors.push(kernelet_api::FieldError::not_supported("target.kind", kind.as_str(), &["Node", "<empty>"]));
+        errors.push(kernelet_api::FieldError::not_supported(
+            "target.kind",
+            kind.as_str(),
+            &["Node", "<empty>"],
+        ));
     }
     if node.is_empty() {
         errors.push(kernelet_api::FieldError::required("target.name", ""));
@@ -45,7 +55,10 @@ pub async fn bind(call: &Call, path_name: Option<&str>) -> Result<Response<Respo
     if !errors.is_empty() {
         return Err(ApiError::invalid("", "Binding", name, &errors).into());
     }
-    let pods = call.snapshot.get("", "pods").ok_or_else(ApiError::page_not_found)?;
+    let pods = call
+        .snapshot
+        .get("", "pods")
+        .ok_or_else(ApiError::page_not_found)?;
     let request = WriteRequest {
         served: pods,
         version: "v1",
@@ -61,14 +74,30 @@ pub async fn bind(call: &Call, path_name: Option<&str>) -> Result<Response<Respo
             return Err(ApiError::modified("", "pods", name));
         }
         if !meta::deletion_timestamp(pod).is_empty() {
-            return Err(request.conflict(name, format!("pod {name} is being deleted, cannot be assigned to a host")));
+            return Err(request.conflict(
+                name,
+                format!("pod {name} is being deleted, cannot be assigned to a host"),
+            ));
         }
-        let bound = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+        let bound = pod
+            .pointer("/spec/nodeName")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if !bound.is_empty() {
-            return Err(request.conflict(name, format!("pod {name} is already assigned to node {bound:?}")));
+            return Err(request.conflict(
+                name,
+                format!("pod {name} is already assigned to node {bound:?}"),
+            ));
         }
-        if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty()) {
-            return Err(request.conflict(name, format!("pod {name} has non-empty .spec.schedulingGates")));
+        if pod
+            .pointer("/spec/schedulingGates")
+            .and_then(Value::as_array)
+            .is_some_and(|gates| !gates.is_empty())
+        {
+            return Err(request.conflict(
+                name,
+                format!("pod {name} has non-empty .spec.schedulingGates"),
+            ));
         }
         let mut pod = pod.clone();
         meta::child_mut(&mut pod, "spec").insert("nodeName".to_owned(), node.as_str().into());
@@ -92,8 +121,12 @@ fn scheduled(pod: &mut Value) {
     let condition = json!({
         "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now_text(),
     });
-    let conditions = meta::child_mut(pod, "status").entry("conditions").or_insert_with(|| json!([]));
-    let Some(list) = conditions.as_array_mut() else { return };
+    let conditions = meta::child_mut(pod, "status")
+        .entry("conditions")
+        .or_insert_with(|| json!([]));
+    let Some(list) = conditions.as_array_mut() else {
+        return;
+    };
     match list.iter_mut().find(|c| c["type"] == "PodScheduled") {
         Some(known) if known["status"] == "True" => {}
         Some(known) => *known = condition,

@@ -28,18 +28,29 @@ const MAX_DISRUPTED: usize = 2000;
 pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     let mut options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let output = call.output(Endpoint::Plain)?;
-    let eviction = call.decode(&Gvk::new("policy", "v1", "Eviction"), options.field_validation)?;
+    let eviction = call.decode(
+        &Gvk::new("policy", "v1", "Eviction"),
+        options.field_validation,
+    )?;
     let (namespace, name) = (call.target.namespace.as_str(), call.target.name.as_str());
     if !meta::name(&eviction).is_empty() && meta::name(&eviction) != name {
-        return Err(ApiError::bad_request("name in URL does not match name in Eviction object").into());
+        return Err(
+            ApiError::bad_request("name in URL does not match name in Eviction object").into(),
+        );
     }
-    let mut delete = eviction.get("deleteOptions").map_or_else(|| Ok(DeleteOptions::default()), DeleteOptions::of)?;
+    let mut delete = eviction
+        .get("deleteOptions")
+        .map_or_else(|| Ok(DeleteOptions::default()), DeleteOptions::of)?;
     if options.dry_run == DryRun::All {
         delete.dry_run = DryRun::All;
     }
     options.dry_run = delete.dry_run;
     reach(call, None).await?;
-    let pod = call.stored()?.cache.get(&Stored::cache_key(namespace, name)).ok_or_else(|| call.not_found())?;
+    let pod = call
+        .stored()?
+        .cache
+        .get(&Stored::cache_key(namespace, name))
+        .ok_or_else(|| call.not_found())?;
     if !ignores_budgets(&pod.tree()) {
         take_from_budget(call, &pod, &options).await?;
     }
@@ -53,18 +64,27 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
 
 /// What doesn't serve can't be disrupted.
 fn ignores_budgets(pod: &Value) -> bool {
-    let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
+    let phase = pod
+        .pointer("/status/phase")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     matches!(phase, "Succeeded" | "Failed" | "Pending") || !meta::deletion_timestamp(pod).is_empty()
 }
 
 fn is_ready(pod: &Value) -> bool {
     pod.pointer("/status/conditions")
         .and_then(Value::as_array)
-        .is_some_and(|list| list.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+        .is_some_and(|list| {
+            list.iter()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True")
+        })
 }
 
 fn refused(budget: &str, message: String, retry_after: u32) -> ApiError {
-    let error = ApiError::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", retry_after);
+    let error = ApiError::too_many_requests(
+        "Cannot evict pod as it would violate the pod's disruption budget.",
+        retry_after,
+    );
     error.with_causes(vec![Cause {
         reason: "DisruptionBudget".to_owned(),
         message: format!("The disruption budget {budget} {message}"),
@@ -73,7 +93,11 @@ fn refused(budget: &str, message: String, retry_after: u32) -> ApiError {
 }
 
 /// Counts the eviction against the pod's budget, or says why that can't be.
-async fn take_from_budget(call: &Call, pod: &CachedObject, options: &WriteOptions) -> Result<(), Failure> {
+async fn take_from_budget(
+    call: &Call,
+    pod: &CachedObject,
+    options: &WriteOptions,
+) -> Result<(), Failure> {
     let Some(served) = call.snapshot.get("policy", "poddisruptionbudgets") else {
         return Ok(());
     };
@@ -113,9 +137,16 @@ async fn take_from_budget(call: &Call, pod: &CachedObject, options: &WriteOption
         ..WriteRequest::of(call, options, None)
     };
     let change = |old: &Value| {
-        let number = |pointer: &str| old.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
+        let number = |pointer: &str| {
+            old.pointer(pointer)
+                .and_then(Value::as_i64)
+                .unwrap_or_default()
+        };
         if !ready {
-            let always = old.pointer("/spec/unhealthyPodEvictionPolicy").and_then(Value::as_str) == Some("AlwaysAllow");
+            let always = old
+                .pointer("/spec/unhealthyPodEvictionPolicy")
+                .and_then(Value::as_str)
+                == Some("AlwaysAllow");
             let healthy = number("/status/currentHealthy") >= number("/status/desiredHealthy")
                 && number("/status/desiredHealthy") > 0;
             if always || healthy {
@@ -123,21 +154,42 @@ async fn take_from_budget(call: &Call, pod: &CachedObject, options: &WriteOption
             }
         }
         if number("/status/observedGeneration") < meta::generation(old) {
-            return Err(refused(&budget, "is still being processed by the server.".to_owned(), 10));
+            return Err(refused(
+                &budget,
+                "is still being processed by the server.".to_owned(),
+                10,
+            ));
         }
         let allowed = number("/status/disruptionsAllowed");
         if allowed <= 0 {
-            let (desired, current) = (number("/status/desiredHealthy"), number("/status/currentHealthy"));
-            return Err(refused(&budget, format!("needs {desired} healthy pods and has {current} currently"), 0));
+            let (desired, current) = (
+                number("/status/desiredHealthy"),
+                number("/status/currentHealthy"),
+            );
+            return Err(refused(
+                &budget,
+                format!("needs {desired} healthy pods and has {current} currently"),
+                0,
+            ));
         }
-        let disrupted = old.pointer("/status/disruptedPods").and_then(Value::as_object);
+        let disrupted = old
+            .pointer("/status/disruptedPods")
+            .and_then(Value::as_object);
         if disrupted.is_some_and(|map| map.len() > MAX_DISRUPTED) {
-            return Err(refused(&budget, "has too many evictions not confirmed by its controller".to_owned(), 10));
+            return Err(refused(
+                &budget,
+                "has too many evictions not confirmed by its controller".to_owned(),
+                10,
+            ));
         }
         let mut new = old.clone();
         let status = meta::child_mut(&mut new, "status");
         status.insert("disruptionsAllowed".to_owned(), (allowed - 1).into());
-        if let Some(map) = status.entry("disruptedPods").or_insert_with(|| json!({})).as_object_mut() {
+        if let Some(map) = status
+            .entry("disruptedPods")
+            .or_insert_with(|| json!({}))
+            .as_object_mut()
+        {
             map.insert(pod.name().to_owned(), now_text().into());
         }
         Ok(new)

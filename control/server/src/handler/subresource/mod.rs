@@ -16,7 +16,11 @@ pub use bind::bind;
 
 pub async fn handle(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     let name = call.target.subresource.as_str();
-    let subresource = call.served.resource.subresource(name).ok_or_else(ApiError::page_not_found)?;
+    let subresource = call
+        .served
+        .resource
+        .subresource(name)
+        .ok_or_else(ApiError::page_not_found)?;
     let verb = match call.verb {
         "get" => Verb::Get,
         "create" => Verb::Create,

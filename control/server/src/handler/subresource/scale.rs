@@ -9,12 +9,7 @@ use kernelet_api::{
 };
 use serde_json::{Map, json};
 
-use super::super::{
-    Call, Failure, WriteRequest,
-    params::WriteOptions,
-    patch::Patch,
-    read::reach,
-};
+use super::super::{Call, Failure, WriteRequest, params::WriteOptions, patch::Patch, read::reach};
 use crate::{body::ResponseBody, http::negotiate::Endpoint, registry::Stored};
 
 fn kind() -> Gvk {
@@ -39,7 +34,11 @@ pub async fn handle(call: &Call, verb: Verb) -> Result<Response<ResponseBody>, F
 async fn write(call: &Call, verb: Verb) -> Result<Value, Failure> {
     let options = WriteOptions::parse(
         &call.query,
-        if verb == Verb::Patch { "PatchOptions" } else { "UpdateOptions" },
+        if verb == Verb::Patch {
+            "PatchOptions"
+        } else {
+            "UpdateOptions"
+        },
     )?;
     let name = call.target.name.as_str();
     let request = WriteRequest::of(call, &options, Some("scale"));
@@ -65,8 +64,14 @@ async fn write(call: &Call, verb: Verb) -> Result<Value, Failure> {
             (Some(scale), _) => scale.clone(),
             (None, Some(patch)) => {
                 let patched = patch.on(call, &before, &kind())?;
-                let Decoded { value, warnings, .. } =
-                    codec::typecheck(&call.snapshot.api.schema, patched, &kind(), options.field_validation)?;
+                let Decoded {
+                    value, warnings, ..
+                } = codec::typecheck(
+                    &call.snapshot.api.schema,
+                    patched,
+                    &kind(),
+                    options.field_validation,
+                )?;
                 call.warn(warnings);
                 value
             }
@@ -77,10 +82,16 @@ async fn write(call: &Call, verb: Verb) -> Result<Value, Failure> {
             let (group, plural) = call.served.names();
             return Err(ApiError::modified(group, plural, name));
         }
-        let replicas = after.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or_default();
+        let replicas = after
+            .pointer("/spec/replicas")
+            .and_then(Value::as_i64)
+            .unwrap_or_default();
         if replicas < 0 {
-            let error =
-                FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+            let error = FieldError::invalid(
+                "spec.replicas",
+                replicas,
+                "must be greater than or equal to 0",
+            );
             return Err(ApiError::invalid("autoscaling", "Scale", name, &[error]));
         }
         let mut new = old.clone();
@@ -94,12 +105,23 @@ async fn write(call: &Call, verb: Verb) -> Result<Value, Failure> {
 /// The Scale of an object with `spec.replicas`, `status.replicas` and a selector.
 fn scale_of(object: &Value) -> Value {
     let mut metadata = Map::new();
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
         if let Some(value) = object.pointer(&format!("/metadata/{field}")) {
             metadata.insert(field.to_owned(), value.clone());
         }
     }
-    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
+    let number = |pointer: &str| {
+        object
+            .pointer(pointer)
+            .and_then(Value::as_i64)
+            .unwrap_or_default()
+    };
     let mut status = json!({"replicas": number("/status/replicas")});
     let selector = selector_text(object.pointer("/spec/selector"));
     if !selector.is_empty() {
@@ -114,13 +136,29 @@ fn scale_of(object: &Value) -> Value {
 
 /// A label selector as text: `app=web,tier in (a,b)`.
 fn selector_text(selector: Option<&Value>) -> String {
-    let Some(selector) = selector else { return String::new() };
+    let Some(selector) = selector else {
+        return String::new();
+    };
     let mut terms: Vec<String> = Vec::new();
     if let Some(labels) = selector.get("matchLabels").and_then(Value::as_object) {
-        terms.extend(labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())));
+        terms.extend(
+            labels
+                .iter()
+                .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())),
+        );
     }
-    for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
-        let text = |field: &str| expression.get(field).and_then(Value::as_str).unwrap_or_default();
+    for expression in selector
+        .get("matchExpressions")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let text = |field: &str| {
+            expression
+                .get(field)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
         let mut values: Vec<&str> = expression
             .get("values")
             .and_then(Value::as_array)
@@ -156,7 +194,10 @@ mod tests {
         });
         let scale = scale_of(&object);
         assert_eq!(scale["spec"]["replicas"], 3);
-        assert_eq!(scale["status"], json!({"replicas": 2, "selector": "!old,app=web,tier in (a,b)"}));
+        assert_eq!(
+            scale["status"],
+            json!({"replicas": 2, "selector": "!old,app=web,tier in (a,b)"})
+        );
         assert_eq!(scale["metadata"].get("labels"), None);
     }
 }

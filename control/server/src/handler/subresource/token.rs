@@ -24,7 +24,10 @@ const LONGEST: i64 = 1 << 32;
 pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let output = call.output(Endpoint::Plain)?;
-    let mut request = call.decode(&Gvk::new("authentication.k8s.io", "v1", "TokenRequest"), options.field_validation)?;
+    let mut request = call.decode(
+        &Gvk::new("authentication.k8s.io", "v1", "TokenRequest"),
+        options.field_validation,
+    )?;
     let (namespace, name) = (call.target.namespace.as_str(), call.target.name.as_str());
     if !meta::name(&request).is_empty() && meta::name(&request) != name {
         return Err(ApiError::bad_request(format!(
@@ -34,7 +37,11 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         .into());
     }
     reach(call, None).await?;
-    let account = call.stored()?.cache.get(&Stored::cache_key(namespace, name)).ok_or_else(|| call.not_found())?;
+    let account = call
+        .stored()?
+        .cache
+        .get(&Stored::cache_key(namespace, name))
+        .ok_or_else(|| call.not_found())?;
     admission::Request {
         state: &call.state,
         user: &call.user,
@@ -45,7 +52,10 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     }
     .validate(&request, None)
     .await?;
-    let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT_SECONDS);
+    let seconds = request
+        .pointer("/spec/expirationSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(DEFAULT_SECONDS);
     let refuse = |why: &str| {
         let error = FieldError::invalid("spec.expirationSeconds", seconds, why);
         ApiError::invalid("authentication.k8s.io", "TokenRequest", "", &[error])
@@ -66,7 +76,10 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         secret: None,
         node: None,
     };
-    if let Some(object) = request.pointer("/spec/boundObjectRef").filter(|object| object.is_object()) {
+    if let Some(object) = request
+        .pointer("/spec/boundObjectRef")
+        .filter(|object| object.is_object())
+    {
         bind_to(call, object, &mut bound)?;
     }
     let audiences: Vec<String> = request
@@ -79,12 +92,24 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         .collect();
     let life = Duration::from_secs(seconds.unsigned_abs());
     let now = Timestamp::now();
-    let (token, claims) =
-        call.state.authn.tokens.issue(bound, audiences, life, now).map_err(ApiError::internal)?;
-    let expires = Timestamp::from_second(claims.exp).map(|time| time.to_string()).unwrap_or_default();
+    let (token, claims) = call
+        .state
+        .authn
+        .tokens
+        .issue(bound, audiences, life, now)
+        .map_err(ApiError::internal)?;
+    let expires = Timestamp::from_second(claims.exp)
+        .map(|time| time.to_string())
+        .unwrap_or_default();
     meta::set(&mut request, "name", name);
     meta::set(&mut request, "namespace", namespace);
-    meta::set(&mut request, "creationTimestamp", &Timestamp::from_second(now.as_second()).unwrap_or(now).to_string());
+    meta::set(
+        &mut request,
+        "creationTimestamp",
+        &Timestamp::from_second(now.as_second())
+            .unwrap_or(now)
+            .to_string(),
+    );
     let spec = meta::child_mut(&mut request, "spec");
     spec.insert("expirationSeconds".to_owned(), seconds.into());
     spec.insert("audiences".to_owned(), json!(claims.aud));
@@ -94,12 +119,24 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
 
 /// Binds to a pod (with its node), secret or node, which must exist.
 fn bind_to(call: &Call, object: &Value, bound: &mut Bound) -> Result<(), ApiError> {
-    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    let text = |field: &str| {
+        object
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let (kind, name, uid) = (text("kind"), text("name"), text("uid"));
     let find = |plural: &str, namespace: &str| -> Result<std::sync::Arc<CachedObject>, ApiError> {
         let not_found = || ApiError::not_found("", plural, name);
-        let stored = call.snapshot.get("", plural).and_then(|served| served.stored.as_ref()).ok_or_else(not_found)?;
-        let found = stored.cache.get(&Stored::cache_key(namespace, name)).ok_or_else(not_found)?;
+        let stored = call
+            .snapshot
+            .get("", plural)
+            .and_then(|served| served.stored.as_ref())
+            .ok_or_else(not_found)?;
+        let found = stored
+            .cache
+            .get(&Stored::cache_key(namespace, name))
+            .ok_or_else(not_found)?;
         if !uid.is_empty() && *found.index.uid != *uid {
             let why = format!(
                 "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have \
@@ -118,7 +155,10 @@ fn bind_to(call: &Call, object: &Value, bound: &mut Bound) -> Result<(), ApiErro
             let pod = find("pods", &bound.namespace)?;
             let tree = pod.tree();
             let spec = |field: &str| {
-                tree.pointer(&format!("/spec/{field}")).and_then(Value::as_str).unwrap_or_default().to_owned()
+                tree.pointer(&format!("/spec/{field}"))
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
             };
             if spec("serviceAccountName") != bound.service_account.name {
                 return Err(ApiError::bad_request(format!(
@@ -128,8 +168,13 @@ fn bind_to(call: &Call, object: &Value, bound: &mut Bound) -> Result<(), ApiErro
             }
             bound.pod = Some(to(&pod));
             let node = spec("nodeName");
-            let nodes = call.snapshot.get("", "nodes").and_then(|served| served.stored.as_ref());
-            bound.node = nodes.and_then(|stored| stored.cache.get(&node)).map(|node| to(&node));
+            let nodes = call
+                .snapshot
+                .get("", "nodes")
+                .and_then(|served| served.stored.as_ref());
+            bound.node = nodes
+                .and_then(|stored| stored.cache.get(&node))
+                .map(|node| to(&node));
         }
         "Secret" => bound.secret = Some(to(&*find("secrets", &bound.namespace)?)),
         "Node" => bound.node = Some(to(&*find("nodes", "")?)),
