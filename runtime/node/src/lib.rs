@@ -29,6 +29,7 @@ mod pod;
 mod pods;
 mod probes;
 mod purge;
+mod qos;
 mod register;
 mod steps;
 mod termination;

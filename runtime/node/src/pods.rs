@@ -21,6 +21,7 @@ use crate::{
     context::Context,
     errors::chain,
     pod::PodHome,
+    qos,
     steps::{POD_FILE, remove_cgroups},
     worker::{Channels, Request, View, Worker},
 };
@@ -31,6 +32,8 @@ pub(crate) struct Pods {
     /// What the network held when this agent started.
     attached: Mutex<HashMap<String, Attached>>,
     ended: Notify,
+    /// The set of pods has changed.
+    changed: Arc<Notify>,
 }
 
 struct Slot {
@@ -62,6 +65,7 @@ impl Pods {
                     .collect(),
             ),
             ended: Notify::new(),
+            changed: Arc::default(),
         });
         // Nothing may be taken for an orphan before the whole list is here.
         tokio::select! {
@@ -70,6 +74,7 @@ impl Pods {
         }
         ctx.services.wait_until_synced().await;
         let weak = Arc::downgrade(&pods);
+        tokio::spawn(qos::keep(ctx.clone(), weak.clone(), pods.changed.clone()));
         api.on_change(move |change| follow(&weak, change));
         let known: BTreeSet<String> = api.list().iter().filter_map(|p| p.uid()).collect();
         pods.orphans(&known, attached.into_values().map(|(pod, _)| pod).collect())
@@ -157,6 +162,7 @@ impl Pods {
             },
         );
         drop(slots);
+        self.changed.notify_one();
         let (this, pod) = (self.clone(), pod.clone());
         tokio::spawn(async move {
             let (news_sender, news) = mpsc::unbounded_channel();
@@ -183,6 +189,7 @@ impl Pods {
             Worker::new(home, wanted, seen, channels).run().await;
             this.slots().remove(&uid);
             this.ended.notify_waiters();
+            this.changed.notify_one();
         });
     }
 

@@ -275,7 +275,7 @@ fn states(
     now: Timestamp,
     down: bool,
 ) -> (ContainerState, Option<ContainerState>) {
-    let last = c.last.as_ref().map(|f| terminated_state(f));
+    let last = c.last.as_ref().map(terminated_state);
     match &c.run {
         Run::Running { started_at, .. } => {
             let running = ContainerStateRunning {

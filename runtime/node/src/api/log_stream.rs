@@ -263,8 +263,7 @@ impl Reader {
             .next()
             .and_then(|s| s.state.clone())
             .unwrap_or_default();
-        same && state.terminated.is_none()
-            && !(state.waiting.is_some() && !self.is_starting(&state))
+        same && state.terminated.is_none() && (state.waiting.is_none() || self.is_starting(&state))
     }
 
     /// A run that was created and isn't shown as running yet.

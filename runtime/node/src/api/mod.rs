@@ -75,7 +75,6 @@ impl Api {
             ["metrics", "cadvisor"] => {
                 metrics_answer(metrics::containers(&self.ctx, &self.views()))
             }
-            ["metrics", "probes"] => metrics_answer(String::new()),
             ["containerLogs", namespace, pod, container] => {
                 let query = query(request.uri().query());
                 match self.pods.get().and_then(|pods| pods.find(namespace, pod)) {
