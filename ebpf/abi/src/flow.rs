@@ -53,12 +53,18 @@ pub enum Reason {
     NoMemory = 7,
     /// To the outside, by the node's stack.
     ToStack = 8,
+    /// To the outside, under the node's address, past the node's stack.
+    ToOutside = 9,
+    /// From the outside, to a pod of this node.
+    FromOutside = 10,
+    /// No source port is left towards that destination.
+    NoPort = 11,
 }
 
 impl Reason {
     pub const COUNT: u32 = 16;
 
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Translated,
         Self::NoBackend,
         Self::ToLocalPod,
@@ -67,6 +73,9 @@ impl Reason {
         Self::Malformed,
         Self::NoMemory,
         Self::ToStack,
+        Self::ToOutside,
+        Self::FromOutside,
+        Self::NoPort,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -79,6 +88,9 @@ impl Reason {
             Self::Malformed => "malformed",
             Self::NoMemory => "no-memory",
             Self::ToStack => "to-stack",
+            Self::ToOutside => "to-outside",
+            Self::FromOutside => "from-outside",
+            Self::NoPort => "no-port",
         }
     }
 

@@ -16,8 +16,8 @@ mod maps;
 pub use address::Address;
 pub use flow::{Flow, Hook, Reason};
 pub use maps::{
-    Affinity, AffinityKey, Backend, Config, Connected, LocalPod, Netns, NetnsKind, Service,
-    ServiceKey, ServiceName, Sticky, StickyKey, UdpKey, UdpOrigin,
+    Affinity, AffinityKey, Backend, Config, Connected, LocalPod, Nat, Netns, NetnsKind, Service,
+    ServiceKey, ServiceName, Sticky, StickyKey, Tuple, UdpKey, UdpOrigin, Uplink,
 };
 
 /// The layout's version: part of the pin path.
@@ -37,6 +37,8 @@ pub mod capacity {
     pub const UDP: u32 = 16_384;
     pub const PODS: u32 = 4096;
     pub const HOST_ADDRESSES: u32 = 1024;
+    pub const UPLINKS: u32 = 64;
+    pub const NAT: u32 = 65_536;
     pub const FLOW_BYTES: u32 = 256 * 1024;
 }
 
@@ -63,4 +65,14 @@ pub mod config_flags {
     /// What pods send to the node's own addresses enters as if on `lo`, because somebody's input
     /// chain drops what comes from elsewhere.
     pub const HOST_BY_LOOPBACK: u32 = 1;
+    /// Pods' new conversations with the outside are translated by the programs, past the node's stack,
+    /// because somebody's forward chain drops what passes there.
+    pub const EGRESS: u32 = 2;
+}
+
+/// Source ports of pods' conversations that the programs translate: above what sockets are given by
+/// themselves (`ip_local_port_range` ends at 60999).
+pub mod egress_ports {
+    pub const FIRST: u16 = 61_000;
+    pub const COUNT: u16 = 4_535;
 }

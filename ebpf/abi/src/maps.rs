@@ -22,7 +22,10 @@ layout!(
     UdpOrigin = 24,
     StickyKey = 16,
     Sticky = 16,
-    LocalPod = 8,
+    LocalPod = 16,
+    Uplink = 8,
+    Tuple = 16,
+    Nat = 24,
     Config = 24,
 );
 
@@ -172,6 +175,45 @@ pub struct LocalPod {
     /// The node's end of its link.
     pub ifindex: u32,
     pub pad: u32,
+    /// Its network namespace's cookie: the agent finds the pod's entry in `NETNS` by it.
+    pub netns: u64,
+}
+
+/// Map `UPLINKS`, keyed by the link's index: where the node's own address is on the way out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// IPv4, network byte order: what pods are seen as.
+    pub address: u32,
+    pub pad: u32,
+}
+
+/// Key of map `NAT`: an IPv4 conversation as it is seen at one hook. Addresses and ports in network
+/// byte order; an ICMP echo has its identifier in both ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    pub source: u32,
+    pub destination: u32,
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub protocol: u8,
+    pub pad: [u8; 3],
+}
+
+/// What becomes of such a conversation's packets. What comes from a pod gets this as its source, what
+/// comes from outside gets it as its destination. Each conversation has an entry a direction.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Nat {
+    pub address: u32,
+    /// From outside: the pod's link.
+    pub ifindex: u32,
+    pub port: u16,
+    pub pad: u16,
+    pub pad2: u32,
+    /// `bpf_ktime_get_ns` of the entry's making.
+    pub since_ns: u64,
 }
 
 /// The one element of array `CONFIG`.
@@ -183,8 +225,7 @@ pub struct Config {
     pub loopback_ifindex: u32,
     /// Flows are written to the ring until then (`bpf_ktime_get_ns`): nobody listening costs nothing.
     pub flows_until_ns: u64,
-    /// Host byte order, both ends included.
-    pub node_port_min: u16,
-    pub node_port_max: u16,
-    pub pad: u32,
+    /// The cluster's pod range (IPv4): what goes there keeps its source.
+    pub cluster_network: u32,
+    pub cluster_mask: u32,
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!  connect, sendmsg ── netns known? ── service? ── backend ── address rewritten, original remembered
 //!  recvmsg, getpeername ── remembered? ── original put back
-//!  a packet leaves a pod ── source its own? ── local pod: redirect_peer │ node │ anywhere else: stack
+//!  a packet leaves a pod ── source its own? ── local pod: redirect_peer │ node │ outside │ stack
+//!  a packet comes in ── known conversation? node port? ── redirect_peer │ stack
 //! ```
 //!
 //! **Invariant:** whatever goes wrong in a hook, a socket of a namespace that isn't in `NETNS` passes
@@ -13,7 +14,9 @@
 #![no_main]
 
 mod flows;
+mod nat;
 mod packet;
+mod select;
 mod socket;
 mod tables;
 
@@ -65,6 +68,11 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
     packet::from_pod(&ctx)
+}
+
+#[classifier]
+fn from_uplink(ctx: TcContext) -> i32 {
+    packet::from_uplink(&ctx)
 }
 
 #[panic_handler]

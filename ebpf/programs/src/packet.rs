@@ -1,4 +1,4 @@
-//! Packets that leave a pod, at the node's end of its link.
+//! Packets that leave a pod, at the node's end of its link; packets that come in by an uplink.
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT},
@@ -8,25 +8,29 @@ use aya_ebpf::{
 use kernelet_ebpf_abi::{Address, Hook, Reason, config_flags};
 
 use crate::{
-    flows,
+    flows, nat,
     tables::{CONFIG, HOST_ADDRESSES, PODS},
 };
 
-const ETH_HEADER: usize = 14;
+pub const ETH_HEADER: usize = 14;
+pub const ICMP: u8 = 1;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 
 /// What a decision needs of a packet.
-struct Packet {
-    source: Address,
-    destination: Address,
-    protocol: u8,
-    /// Where the transport header stands; 0 in a fragment that has none.
-    transport: usize,
+pub struct Packet {
+    pub source: Address,
+    pub destination: Address,
+    pub protocol: u8,
+    /// Where the transport header stands; 0 in a fragment.
+    pub transport: usize,
+    hook: Hook,
 }
 
 pub fn from_pod(ctx: &TcContext) -> i32 {
-    let packet = match parse(ctx) {
+    let packet = match parse(ctx, Hook::FromPod) {
         Parsed::Ip(packet) => packet,
         Parsed::Other => return TC_ACT_OK as i32,
         Parsed::Malformed => {
@@ -55,8 +59,19 @@ pub fn from_pod(ctx: &TcContext) -> i32 {
     if unsafe { HOST_ADDRESSES.get(packet.destination) }.is_some() {
         return to_node(ctx, &packet);
     }
+    if let Some(verdict) = nat::outward(ctx, &packet) {
+        return verdict;
+    }
     tell(ctx, &packet, Reason::ToStack);
     TC_ACT_OK as i32
+}
+
+pub fn from_uplink(ctx: &TcContext) -> i32 {
+    match parse(ctx, Hook::FromOutside) {
+        Parsed::Ip(packet) => nat::inward(ctx, &packet).unwrap_or(TC_ACT_OK as i32),
+        // What is malformed here is the stack's to judge.
+        Parsed::Other | Parsed::Malformed => TC_ACT_OK as i32,
+    }
 }
 
 /// The node's own sockets stand behind its input chain, which nothing passes by. Where somebody's
@@ -87,15 +102,15 @@ enum Parsed {
 }
 
 #[inline(always)]
-fn parse(ctx: &TcContext) -> Parsed {
+fn parse(ctx: &TcContext, hook: Hook) -> Parsed {
     // SAFETY: the context is valid for the call; the field is one aligned word.
     let protocol = unsafe { (&raw const (*ctx.skb.skb).protocol).read_volatile() } as u16;
     match u16::from_be(protocol) {
-        ETH_P_IP => match parse_v4(ctx) {
+        ETH_P_IP => match parse_v4(ctx, hook) {
             Some(packet) => Parsed::Ip(packet),
             None => Parsed::Malformed,
         },
-        ETH_P_IPV6 => match parse_v6(ctx) {
+        ETH_P_IPV6 => match parse_v6(ctx, hook) {
             Some(packet) => Parsed::Ip(packet),
             None => Parsed::Malformed,
         },
@@ -104,31 +119,34 @@ fn parse(ctx: &TcContext) -> Parsed {
 }
 
 #[inline(always)]
-fn parse_v4(ctx: &TcContext) -> Option<Packet> {
+fn parse_v4(ctx: &TcContext, hook: Hook) -> Option<Packet> {
     let header: [u32; 5] = ctx.load(ETH_HEADER).ok()?;
     let length = ((u32::from_be(header[0]) >> 24) & 0xf) as usize * 4;
-    let first = u32::from_be(header[1]) & 0x1fff == 0;
+    // Neither an offset nor more to come.
+    let whole = u32::from_be(header[1]) & 0x3fff == 0;
     Some(Packet {
         source: Address::v4(header[3]),
         destination: Address::v4(header[4]),
         protocol: (u32::from_be(header[2]) >> 16) as u8,
-        transport: if first { ETH_HEADER + length } else { 0 },
+        transport: if whole { ETH_HEADER + length } else { 0 },
+        hook,
     })
 }
 
 #[inline(always)]
-fn parse_v6(ctx: &TcContext) -> Option<Packet> {
+fn parse_v6(ctx: &TcContext, hook: Hook) -> Option<Packet> {
     let next: u8 = ctx.load(ETH_HEADER + 6).ok()?;
     Some(Packet {
         source: Address(ctx.load(ETH_HEADER + 8).ok()?),
         destination: Address(ctx.load(ETH_HEADER + 24).ok()?),
         protocol: next,
         transport: ETH_HEADER + 40,
+        hook,
     })
 }
 
 #[inline(always)]
-fn ingress(ctx: &TcContext) -> u32 {
+pub fn ingress(ctx: &TcContext) -> u32 {
     // SAFETY: the context is valid for the call; the field is one aligned word.
     unsafe { (&raw const (*ctx.skb.skb).ifindex).read_volatile() }
 }
@@ -146,7 +164,7 @@ fn drop(ctx: &TcContext, packet: &Packet, reason: Reason) -> i32 {
 }
 
 #[inline(always)]
-fn tell(ctx: &TcContext, packet: &Packet, reason: Reason) {
+pub fn tell(ctx: &TcContext, packet: &Packet, reason: Reason) {
     flows::count(reason);
     if !flows::wanted() {
         return;
@@ -166,7 +184,7 @@ fn tell(ctx: &TcContext, packet: &Packet, reason: Reason) {
             (*flow).protocol = packet.protocol;
             (*flow).reason = reason as u8;
             (*flow).ifindex = ingress(ctx);
-            (*flow).hook = Hook::FromPod as u8;
+            (*flow).hook = packet.hook as u8;
         }
     });
 }

@@ -5,21 +5,18 @@ use aya_ebpf::{
     EbpfContext,
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_netns_cookie,
-        bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+        bpf_get_socket_cookie, bpf_set_retval,
     },
     programs::SockAddrContext,
 };
 use kernelet_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, Connected, Hook, NetnsKind, Reason, Service,
-    ServiceKey, Sticky, StickyKey, TCP, UDP, UdpKey, UdpOrigin, backend_flags,
+    Address, Backend, Connected, Hook, NetnsKind, Reason, Service, ServiceKey, Sticky, StickyKey,
+    TCP, UDP, UdpKey, UdpOrigin, backend_flags,
 };
 
 use crate::{
-    flows,
-    tables::{
-        AFFINITY, BACKENDS, CONNECTED, EXTENTS, HOST_ADDRESSES, NETNS, SERVICES, STICKY,
-        UDP_ORIGIN,
-    },
+    flows, select,
+    tables::{CONNECTED, HOST_ADDRESSES, NETNS, STICKY, UDP_ORIGIN},
 };
 
 const ALLOW: i32 = 1;
@@ -179,32 +176,26 @@ fn protocol(ctx: &SockAddrContext) -> Option<u8> {
 #[inline(always)]
 fn route(ctx: &SockAddrContext, netns: u64, kind: u32, protocol: u8, asked: Name) -> Route {
     let mut key = ServiceKey { address: asked.address, port: asked.port, protocol, pad: 0 };
-    let mut service = lookup(&key);
+    let mut service = select::service(&key);
     if service.is_none() && is_node_port(kind, asked) {
         key.address =
             if asked.address.is_v4() { Address::v4(0) } else { Address::UNSPECIFIED };
-        service = lookup(&key);
+        service = select::service(&key);
     }
     let Some(service) = service else {
         return Route::Direct;
     };
-    if let Some(backend) = select(ctx, netns, protocol, &service) {
+    if let Some(backend) = choose(ctx, netns, protocol, &service) {
         return to_backend(kind, service.id, backend);
     }
     // The set of backends was swapped between reading the service and its extent: once more.
-    let Some(service) = lookup(&key) else {
+    let Some(service) = select::service(&key) else {
         return Route::Direct;
     };
-    match select(ctx, netns, protocol, &service) {
+    match choose(ctx, netns, protocol, &service) {
         Some(backend) => to_backend(kind, service.id, backend),
         None => Route::Refused(service.id),
     }
-}
-
-#[inline(always)]
-fn lookup(key: &ServiceKey) -> Option<Service> {
-    // SAFETY: `SERVICES` isn't preallocated, so that the element stays whole while it is copied.
-    unsafe { SERVICES.get(key) }.copied()
 }
 
 /// The node's own address and a port that node ports or host ports may have.
@@ -229,7 +220,7 @@ fn to_backend(kind: u32, service: u32, backend: &Backend) -> Route {
 
 /// Affinity first, then the socket's own backend (UDP), then any.
 #[inline(always)]
-fn select(
+fn choose(
     ctx: &SockAddrContext,
     netns: u64,
     protocol: u8,
@@ -239,57 +230,12 @@ fn select(
         return None;
     }
     if service.affinity_s != 0 {
-        return select_affine(netns, service);
+        return select::affine(select::by_netns(netns, service.id), service);
     }
     if protocol == UDP {
         return select_sticky(ctx, netns, service);
     }
-    select_any(service).map(|(_, backend)| backend)
-}
-
-#[inline(always)]
-fn select_any(service: &Service) -> Option<(u32, &'static Backend)> {
-    // SAFETY: no argument, no memory.
-    let random = unsafe { bpf_get_prandom_u32() };
-    let id = *EXTENTS.get(service.extent.wrapping_add(random % service.count))?;
-    backend(id).map(|backend| (id, backend))
-}
-
-#[inline(always)]
-fn backend(id: u32) -> Option<&'static Backend> {
-    // SAFETY: `BACKENDS` isn't preallocated: an element that was deleted stays whole until the
-    // program, an RCU reader, has returned.
-    unsafe { BACKENDS.get(id).map(|backend| &*(backend as *const Backend)) }
-}
-
-#[inline(always)]
-fn select_affine(netns: u64, service: &Service) -> Option<&'static Backend> {
-    let key = AffinityKey {
-        client: Address([netns as u32, (netns >> 32) as u32, 0, 0]),
-        service: service.id,
-        by_cookie: 1,
-    };
-    // SAFETY: no argument, no memory.
-    let now = unsafe { bpf_ktime_get_ns() };
-    if let Some(affinity) = AFFINITY.get_ptr_mut(key) {
-        // SAFETY: the pointer is the map's element; the words are read and written whole.
-        unsafe {
-            let age = now.wrapping_sub((*affinity).last_ns);
-            if age < u64::from(service.affinity_s) * 1_000_000_000
-                && let Some(backend) = backend((*affinity).backend)
-                && backend.service == service.id
-            {
-                (*affinity).last_ns = now;
-                return Some(backend);
-            }
-        }
-    }
-    let (id, backend) = select_any(service)?;
-    let value = Affinity { backend: id, pad: 0, last_ns: now };
-    if AFFINITY.insert(key, value, 0).is_err() {
-        flows::count(Reason::NoMemory);
-    }
-    Some(backend)
+    select::any(service).map(|(_, backend)| backend)
 }
 
 #[inline(always)]
@@ -303,12 +249,12 @@ fn select_sticky(
     let key = StickyKey { socket, service: service.id, pad: 0 };
     // SAFETY: one word is read; should the element be recycled, the id it gives is checked below.
     if let Some(sticky) = unsafe { STICKY.get(key) }
-        && let Some(backend) = backend(sticky.backend)
+        && let Some(backend) = select::backend(sticky.backend)
         && backend.service == service.id
     {
         return Some(backend);
     }
-    let (id, backend) = select_any(service)?;
+    let (id, backend) = select::any(service)?;
     let value = Sticky { backend: id, pad: 0, netns };
     if STICKY.insert(key, value, 0).is_err() {
         flows::count(Reason::NoMemory);

@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use kernelet_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, Config, Connected, LocalPod, Netns, Reason, Service,
-    ServiceKey, ServiceName, Sticky, StickyKey, UdpKey, UdpOrigin, capacity,
+    Address, Affinity, AffinityKey, Backend, Config, Connected, LocalPod, Nat, Netns, Reason, Service,
+    ServiceKey, ServiceName, Sticky, StickyKey, Tuple, UdpKey, UdpOrigin, Uplink, capacity,
 };
 
 #[map]
@@ -55,6 +55,13 @@ pub static PODS: HashMap<Address, LocalPod> =
 #[map]
 pub static HOST_ADDRESSES: HashMap<Address, u32> =
     HashMap::with_max_entries(capacity::HOST_ADDRESSES, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static UPLINKS: HashMap<u32, Uplink> =
+    HashMap::with_max_entries(capacity::UPLINKS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static NAT: LruHashMap<Tuple, Nat> = LruHashMap::with_max_entries(capacity::NAT, 0);
 
 #[map]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);

@@ -142,11 +142,12 @@ fn bring_up(config: &NetConfig) -> Result<(Kernel, PodDefaults, NodeSide), Start
     let kernel = Kernel::adopt(plane, node_cookie)?;
     let mut node = NodeSide::new(
         &config.instance_id,
+        config.node_ip,
         &config.cluster_cidrs,
         &config.service_cidrs,
         &config.run_dir,
     )?;
-    let uplinks = node.uplinks().map_err(node_error)?;
+    let uplinks = node.uplinks(&kernel).map_err(node_error)?;
     let mtu = config
         .mtu
         .or_else(|| uplinks.iter().map(|uplink| uplink.mtu).min());
@@ -172,6 +173,7 @@ fn node_error(error: NodeError) -> StartError {
     match error {
         NodeError::Link(error) => StartError::Link(error),
         NodeError::Entry(error) => StartError::Entry(error),
+        NodeError::Uplink(error) => StartError::Uplink(error),
     }
 }
 
@@ -261,7 +263,8 @@ async fn follow_kernel(
                 node.addresses(&kernel)?;
             }
             if changed.default_routes {
-                node.uplinks()?;
+                node.uplinks(&kernel)?;
+                node.look_at_firewall(&kernel)?;
             }
             if changed.our_routes {
                 node.routes(&kernel)?;

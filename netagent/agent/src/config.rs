@@ -37,6 +37,8 @@ pub enum StartError {
     Maps(#[from] kernelet_maps::LoadError),
     #[error("write the data plane's maps")]
     Entry(#[from] kernelet_maps::EntryError),
+    #[error("serve the uplinks")]
+    Uplink(#[from] kernelet_maps::UplinkError),
     #[error("set up the node's network")]
     Link(#[from] kernelet_link::LinkError),
     #[error("{step}")]

@@ -1,9 +1,9 @@
 //! What other programs' firewall rules mean for pods, and what to do about it. Pure.
 //!
 //! A `drop` in anybody's base chain is final: no rule of ours, in whatever chain and at whatever
-//! priority, saves a packet that meets it. So pods' traffic either doesn't pass there (pod to pod: past
-//! the node's stack; pod to node: in by the loopback), or the chain's owner has a place for exceptions, or
-//! the node says what stands in the way and how to open it.
+//! priority, saves a packet that meets it. So pods' traffic either doesn't pass there (pod to pod, and
+//! with the outside over Ethernet: past the node's stack; pod to node: in by the loopback), or the
+//! chain's owner has a place for exceptions, or the node says what stands in the way and how to open it.
 
 use kernelet_link::{DropChain, Firewall, Hook};
 use kernelet_net_plan::Cidr;
@@ -15,11 +15,16 @@ pub struct Judgement {
     pub host_by_loopback: bool,
     /// Use Docker's chain for other people's rules.
     pub docker_entry: bool,
+    /// The programs translate pods' conversations with the outside themselves.
+    pub egress: bool,
     /// Pods can't reach the outside: why, and the command that opens it.
     pub blocked: Option<String>,
 }
 
-pub fn judge(found: &Firewall, pods: &[Cidr]) -> Judgement {
+/// `can_bypass`: on every way out, the programs can do what the node's stack would.
+pub fn judge(found: &Firewall, pods: &[Cidr], can_bypass: bool) -> Judgement {
+    // They translate IPv4 only.
+    let can_bypass = can_bypass && pods.iter().all(Cidr::is_ipv4);
     let forward: Vec<&DropChain> = found.drops(Hook::Forward).collect();
     let is_dockers = |chain: &DropChain| chain.family == "ip" && chain.table == "filter";
     // Docker's own FORWARD chain drops, and asks DOCKER-USER first.
@@ -56,7 +61,8 @@ pub fn judge(found: &Firewall, pods: &[Cidr]) -> Judgement {
     Judgement {
         host_by_loopback: found.drops(Hook::Input).next().is_some() || found.firewalld,
         docker_entry,
-        blocked,
+        egress: blocked.is_some() && can_bypass,
+        blocked: blocked.filter(|_| !can_bypass),
     }
 }
 
@@ -79,7 +85,10 @@ mod tests {
 
     #[test]
     fn nothing_in_the_way_needs_nothing() {
-        assert_eq!(judge(&Firewall::default(), &pods()), Judgement::default());
+        assert_eq!(
+            judge(&Firewall::default(), &pods(), true),
+            Judgement::default()
+        );
     }
 
     #[test]
@@ -88,7 +97,7 @@ mod tests {
             drops: vec![chain("mine", "fwd", Hook::Forward)],
             ..Firewall::default()
         };
-        let judgement = judge(&found, &pods());
+        let judgement = judge(&found, &pods(), false);
         let why = judgement.blocked.expect("blocked");
         assert!(why.contains("chain fwd of nftables table ip mine"), "{why}");
         assert!(
@@ -99,13 +108,31 @@ mod tests {
     }
 
     #[test]
+    fn a_dropping_forward_chain_is_passed_by_where_the_programs_can() {
+        let found = Firewall {
+            drops: vec![chain("mine", "fwd", Hook::Forward)],
+            ..Firewall::default()
+        };
+        let egress = Judgement {
+            egress: true,
+            ..Judgement::default()
+        };
+        assert_eq!(judge(&found, &pods(), true), egress);
+        let both = [pods(), vec!["fd00::/64".parse().expect("a range")]].concat();
+        assert!(
+            judge(&found, &both, true).blocked.is_some(),
+            "IPv6 is not translated"
+        );
+    }
+
+    #[test]
     fn a_dropping_input_chain_sends_pods_by_the_loopback() {
         let found = Firewall {
             drops: vec![chain("mine", "in", Hook::Input)],
             ..Firewall::default()
         };
         assert_eq!(
-            judge(&found, &pods()),
+            judge(&found, &pods(), false),
             Judgement {
                 host_by_loopback: true,
                 ..Judgement::default()
@@ -122,7 +149,7 @@ mod tests {
             ..Firewall::default()
         };
         assert_eq!(
-            judge(&found, &pods()),
+            judge(&found, &pods(), false),
             Judgement {
                 docker_entry: true,
                 ..Judgement::default()
@@ -133,7 +160,7 @@ mod tests {
             docker_user: true,
             ..Firewall::default()
         };
-        let judgement = judge(&found, &pods());
+        let judgement = judge(&found, &pods(), false);
         assert!(judgement.docker_entry);
         assert!(judgement.blocked.expect("blocked").contains("mine"));
     }
@@ -144,7 +171,7 @@ mod tests {
             firewalld: true,
             ..Firewall::default()
         };
-        let judgement = judge(&found, &pods());
+        let judgement = judge(&found, &pods(), false);
         assert!(judgement.host_by_loopback);
         assert!(
             judgement

@@ -2,7 +2,7 @@
 //! Put in place at start, and again whenever the kernel tells that somebody changed something.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,7 @@ use kernelet_link::{
     LinkError, Range, Sysctls, Uplink, firewall, host_routes, node_addresses, put_docker_accept,
     put_masquerade, put_unreachable, remove_docker_accept, restore_pod, uplinks,
 };
-use kernelet_maps::EntryError;
+use kernelet_maps::{EntryError, UplinkError};
 use kernelet_net_plan::Cidr;
 use tracing::{info, warn};
 
@@ -29,16 +29,21 @@ pub enum NodeError {
     Link(#[from] LinkError),
     #[error("write the data plane's maps")]
     Entry(#[from] EntryError),
+    #[error("serve the uplinks")]
+    Uplink(#[from] UplinkError),
 }
 
 /// The node's side, as it was last put in place.
 pub struct NodeSide {
     instance_id: String,
+    node_ip: IpAddr,
     cluster_cidrs: Vec<Cidr>,
     service_cidrs: Vec<Cidr>,
     pod_cidrs: Vec<Cidr>,
     sysctls: Sysctls,
     masqueraded: Vec<Range>,
+    /// The programs can stand in for the node's stack on every way out.
+    can_bypass: bool,
     judgement: Judgement,
 }
 
@@ -54,17 +59,20 @@ pub fn sysctl_record(run_dir: &Path) -> PathBuf {
 impl NodeSide {
     pub fn new(
         instance_id: &str,
+        node_ip: IpAddr,
         cluster_cidrs: &[Cidr],
         service_cidrs: &[Cidr],
         run_dir: &Path,
     ) -> Result<Self, LinkError> {
         Ok(Self {
             instance_id: instance_id.into(),
+            node_ip,
             cluster_cidrs: cluster_cidrs.to_vec(),
             service_cidrs: service_cidrs.to_vec(),
             pod_cidrs: Vec::new(),
             sysctls: Sysctls::open(&sysctl_record(run_dir))?,
             masqueraded: Vec::new(),
+            can_bypass: false,
             judgement: Judgement::default(),
         })
     }
@@ -85,7 +93,7 @@ impl NodeSide {
     /// Everything, from scratch.
     pub fn sync(&mut self, kernel: &Kernel) -> Result<(), NodeError> {
         self.addresses(kernel)?;
-        self.uplinks()?;
+        self.uplinks(kernel)?;
         self.routes(kernel)?;
         self.masquerade()?;
         self.look_at_firewall(kernel)
@@ -102,9 +110,33 @@ impl NodeSide {
         Ok(kernel.plane().sync_host_addresses(&own)?)
     }
 
-    /// Answers to pods come in by the uplinks and are forwarded.
-    pub fn uplinks(&mut self) -> Result<Vec<Uplink>, NodeError> {
-        let uplinks = uplinks()?;
+    /// Answers to pods come in by the uplinks and are forwarded; node ports are served there.
+    pub fn uplinks(&mut self, kernel: &Kernel) -> Result<Vec<Uplink>, NodeError> {
+        let uplinks = uplinks(self.node_ip)?;
+        let own = node_addresses()?;
+        let address = |uplink: &Uplink| {
+            let mut on_it = own
+                .iter()
+                .filter(|own| own.ifindex == uplink.ifindex && own.is_global)
+                .filter_map(|own| match own.address {
+                    IpAddr::V4(v4) => Some(v4),
+                    IpAddr::V6(_) => None,
+                })
+                .collect::<Vec<_>>();
+            // The node's own address first, if it is one of several.
+            on_it.sort_by_key(|v4| IpAddr::V4(*v4) != self.node_ip);
+            on_it.first().copied()
+        };
+        let served: Vec<(u32, Ipv4Addr)> = uplinks
+            .iter()
+            .filter(|uplink| uplink.is_ethernet)
+            .filter_map(|uplink| Some((uplink.ifindex, address(uplink)?)))
+            .collect();
+        kernel.plane().sync_uplinks(&served)?;
+        self.can_bypass = uplinks
+            .iter()
+            .filter(|uplink| uplink.is_ipv4)
+            .all(|uplink| served.iter().any(|(ifindex, _)| *ifindex == uplink.ifindex));
         for uplink in &uplinks {
             if uplink.is_ipv4 {
                 let key = format!("net/ipv4/conf/{}/forwarding", uplink.name);
@@ -180,16 +212,31 @@ impl NodeSide {
             self.masqueraded.clear();
             self.masquerade()?;
         }
-        let judgement = judge(&found, &self.pod_cidrs);
+        let judgement = judge(&found, &self.pod_cidrs, self.can_bypass);
         if judgement.host_by_loopback {
             self.let_loopback_take_pods()?;
         }
+        let cluster = self
+            .cluster_cidrs
+            .iter()
+            .find_map(|cidr| match cidr.address() {
+                IpAddr::V4(v4) => Some((v4, Cidr::mask_v4(cidr.prefix()))),
+                IpAddr::V6(_) => None,
+            });
         kernel.plane().set_config(|config| {
             config.loopback_ifindex = LOOPBACK;
-            if judgement.host_by_loopback {
-                config.flags |= config_flags::HOST_BY_LOOPBACK;
-            } else {
-                config.flags &= !config_flags::HOST_BY_LOOPBACK;
+            let mut flag = |flag: u32, on: bool| {
+                if on {
+                    config.flags |= flag
+                } else {
+                    config.flags &= !flag
+                }
+            };
+            flag(config_flags::HOST_BY_LOOPBACK, judgement.host_by_loopback);
+            flag(config_flags::EGRESS, judgement.egress);
+            if let Some((network, mask)) = cluster {
+                config.cluster_network = u32::from_ne_bytes(network.octets());
+                config.cluster_mask = u32::from_ne_bytes(mask.octets());
             }
         })?;
         if judgement.docker_entry {

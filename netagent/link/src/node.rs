@@ -1,11 +1,11 @@
 //! The node's own side: its addresses, its uplinks, and the routes that are the node's and not a pod's.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressScope},
-    link::{LinkAttribute, LinkMessage},
+    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     pod::ROUTE_PROTOCOL,
 };
 
-/// A link that a default route goes over.
+/// A link that leads outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     pub ifindex: u32,
@@ -23,6 +23,8 @@ pub struct Uplink {
     pub mtu: u32,
     pub is_ipv4: bool,
     pub is_ipv6: bool,
+    /// Packets on it begin with an Ethernet header.
+    pub is_ethernet: bool,
 }
 
 /// An address of the node's own.
@@ -35,7 +37,10 @@ pub struct NodeAddress {
 }
 
 pub fn node_addresses() -> Result<Vec<NodeAddress>, LinkError> {
-    let mut netlink = Netlink::route()?;
+    addresses(&mut Netlink::route()?)
+}
+
+fn addresses(netlink: &mut Netlink) -> Result<Vec<NodeAddress>, LinkError> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let mut found = Vec::new();
     for message in netlink.dump_route(request, "list the addresses")? {
@@ -68,10 +73,11 @@ pub fn node_addresses() -> Result<Vec<NodeAddress>, LinkError> {
     Ok(found)
 }
 
-/// The links of the default routes.
-pub fn uplinks() -> Result<Vec<Uplink>, LinkError> {
+/// The links that lead outside: those of the default routes, and the one with the node's address.
+pub fn uplinks(node_ip: IpAddr) -> Result<Vec<Uplink>, LinkError> {
     let mut netlink = Netlink::route()?;
-    let mut found: Vec<Uplink> = Vec::new();
+    // By index: whether IPv4 and IPv6 go that way.
+    let mut families: BTreeMap<u32, (bool, bool)> = BTreeMap::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         for route in routes(&mut netlink, family)? {
             if route.header.destination_prefix_length != 0
@@ -81,26 +87,42 @@ pub fn uplinks() -> Result<Vec<Uplink>, LinkError> {
                 continue;
             }
             for ifindex in outgoing(&route) {
-                if !found.iter().any(|uplink| uplink.ifindex == ifindex) {
-                    let (name, mtu) = name_and_mtu(&mut netlink, ifindex)?;
-                    found.push(Uplink {
-                        ifindex,
-                        name,
-                        mtu,
-                        is_ipv4: false,
-                        is_ipv6: false,
-                    });
-                }
-                let uplink = found
-                    .iter_mut()
-                    .find(|uplink| uplink.ifindex == ifindex)
-                    .expect("it was there or was just added");
-                match family {
-                    AddressFamily::Inet => uplink.is_ipv4 = true,
-                    _ => uplink.is_ipv6 = true,
-                }
+                let known = families.entry(ifindex).or_default();
+                known.0 |= family == AddressFamily::Inet;
+                known.1 |= family == AddressFamily::Inet6;
             }
         }
+    }
+    for own in addresses(&mut netlink)?
+        .iter()
+        .filter(|own| own.address == node_ip)
+    {
+        let known = families.entry(own.ifindex).or_default();
+        known.0 |= node_ip.is_ipv4();
+        known.1 |= node_ip.is_ipv6();
+    }
+    let mut found = Vec::new();
+    for (ifindex, (is_ipv4, is_ipv6)) in families {
+        let link = look_at(&mut netlink, ifindex)?;
+        if link.header.flags.contains(LinkFlags::Loopback) {
+            continue;
+        }
+        let mut uplink = Uplink {
+            ifindex,
+            name: String::new(),
+            mtu: 1500,
+            is_ipv4,
+            is_ipv6,
+            is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        };
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => uplink.name = name,
+                LinkAttribute::Mtu(mtu) => uplink.mtu = mtu,
+                _ => {}
+            }
+        }
+        found.push(uplink);
     }
     Ok(found)
 }
@@ -132,7 +154,7 @@ fn routes(netlink: &mut Netlink, family: AddressFamily) -> Result<Vec<RouteMessa
         .collect())
 }
 
-fn name_and_mtu(netlink: &mut Netlink, ifindex: u32) -> Result<(String, u32), LinkError> {
+fn look_at(netlink: &mut Netlink, ifindex: u32) -> Result<LinkMessage, LinkError> {
     let what = format!("look at link {ifindex}");
     let mut get = LinkMessage::default();
     get.header.index = ifindex;
@@ -141,17 +163,10 @@ fn name_and_mtu(netlink: &mut Netlink, ifindex: u32) -> Result<(String, u32), Li
         0,
         what.clone(),
     ))?;
-    let (mut name, mut mtu) = (String::new(), 1500);
-    if let RouteNetlinkMessage::NewLink(link) = reply.route(&what)? {
-        for attribute in link.attributes {
-            match attribute {
-                LinkAttribute::IfName(found) => name = found,
-                LinkAttribute::Mtu(found) => mtu = found,
-                _ => {}
-            }
-        }
+    match reply.route(&what)? {
+        RouteNetlinkMessage::NewLink(link) => Ok(link),
+        _ => Err(LinkError::new(what, nix::errno::Errno::ENODEV)),
     }
-    Ok((name, mtu))
 }
 
 /// What is sent into `network` and to nothing more precise in it fails at once and never leaves the

@@ -13,5 +13,5 @@ pub mod view;
 
 pub use error::LoadError;
 pub use paths::{Bpffs, purge};
-pub use plane::{DataPlane, EntryError, ObservedServices};
+pub use plane::{DataPlane, EntryError, ObservedServices, UplinkError};
 pub use sys::netns_cookie;

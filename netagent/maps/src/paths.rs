@@ -107,12 +107,26 @@ pub(crate) fn cgroup2_root() -> Result<File, LoadError> {
     })
 }
 
-/// Removes the instance's pins (programs and maps live on only while something else holds them) and,
+/// In the instance's network namespace: removes the instance's pins (programs and maps live on only while something else holds them) and,
 /// if it was ours and nobody else uses it, the bpf file system's mount.
 pub fn purge(instance_id: &str, bpffs: Bpffs) -> Vec<String> {
     let mut errors = Vec::new();
     if !is_bpffs() {
         return errors;
+    }
+    // While the map of uplinks can still be read: their devices outlive the pins.
+    if let Ok(uplinks) = crate::tables::uplinks(&pins(instance_id))
+        && let Ok(all) = uplinks.all()
+    {
+        for (ifindex, _) in all {
+            let result = crate::plane::detach_uplink(ifindex);
+            // A device that is gone took the program along.
+            if let Err(error) = result
+                && error.raw_os_error() != Some(libc::ENODEV)
+            {
+                errors.push(format!("take the program off link {ifindex}: {error}"));
+            }
+        }
     }
     let mut note = |what: &str, path: &Path, result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

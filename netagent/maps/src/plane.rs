@@ -12,19 +12,19 @@
 use std::{
     collections::HashSet,
     fs, io,
-    net::IpAddr,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
 use aya::{
-    EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{Array, MapData, MapError},
     programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, links::FdLink, loaded_programs},
 };
 use kernelet_ebpf_abi::{
     Address, Backend, Config, LocalPod, Netns, NetnsKind, Service, ServiceKey, ServiceName, Sticky,
-    StickyKey, UdpKey, UdpOrigin,
+    StickyKey, UdpKey, UdpOrigin, Uplink,
 };
 
 use crate::{
@@ -49,6 +49,7 @@ const HOOKS: [&str; 8] = [
 ];
 
 const FROM_POD: &str = "from_pod";
+const FROM_UPLINK: &str = "from_uplink";
 
 /// A map refused an entry.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,7 @@ pub struct ObservedServices {
 pub struct DataPlane {
     bpffs: Bpffs,
     from_pod: OwnedFd,
+    from_uplink: OwnedFd,
     netns: Hash<u64, Netns>,
     services: Hash<ServiceKey, Service>,
     backends: Hash<u32, Backend>,
@@ -88,6 +90,7 @@ pub struct DataPlane {
     sticky: Hash<StickyKey, Sticky>,
     pods: Hash<Address, LocalPod>,
     host_addresses: Hash<Address, u32>,
+    uplinks: Hash<u32, Uplink>,
     config: Array<MapData, Raw<Config>>,
 }
 
@@ -144,24 +147,13 @@ impl DataPlane {
                 }
             }
         }
-        let program: &mut SchedClassifier = object
-            .program_mut(FROM_POD)
-            .expect("the object has every program: its own test reads them")
-            .try_into()
-            .map_err(|source| LoadError::step("find program from_pod", source))?;
-        program
-            .load()
-            .map_err(|source| LoadError::step("load program from_pod", source))?;
-        let from_pod = program
-            .fd()
-            .map_err(|source| LoadError::step("load program from_pod", source))?
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|source| LoadError::step("keep program from_pod", source))?;
+        let from_pod = load_classifier(&mut object, FROM_POD)?;
+        let from_uplink = load_classifier(&mut object, FROM_UPLINK)?;
 
         Ok(Self {
             bpffs,
             from_pod,
+            from_uplink,
             netns: tables::netns(&pins)?,
             services: tables::services(&pins)?,
             backends: tables::backends(&pins)?,
@@ -171,6 +163,7 @@ impl DataPlane {
             sticky: tables::sticky(&pins)?,
             pods: tables::pods(&pins)?,
             host_addresses: tables::host_addresses(&pins)?,
+            uplinks: tables::uplinks(&pins)?,
             config: tables::config(&pins)?,
         })
     }
@@ -369,27 +362,98 @@ impl DataPlane {
         )
     }
 
+    /// Makes the uplinks just `wanted` (link, the node's IPv4 address on it), and lets the program for
+    /// packets from outside run on them.
+    pub fn sync_uplinks(&mut self, wanted: &[(u32, Ipv4Addr)]) -> Result<(), UplinkError> {
+        let what = || "write the uplinks".to_owned();
+        for (ifindex, address) in wanted {
+            let value = Uplink {
+                address: u32::from_ne_bytes(address.octets()),
+                pad: 0,
+            };
+            entry(what, self.uplinks.put(*ifindex, value))?;
+            attach_or_replace(*ifindex, self.from_uplink.as_fd(), FROM_UPLINK).map_err(
+                |source| UplinkError::Attach {
+                    ifindex: *ifindex,
+                    source,
+                },
+            )?;
+        }
+        for (ifindex, _) in entry(what, self.uplinks.all())? {
+            if !wanted.iter().any(|(known, _)| *known == ifindex) {
+                // It may be gone altogether, and the program with it.
+                let _ = sys::tcx_detach(ifindex, self.from_uplink.as_fd());
+                entry(what, self.uplinks.remove(ifindex))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets the program for packets that leave a pod run on the node's end `ifindex`; one that an
     /// earlier agent attached is replaced in its place.
     pub fn attach_pod_link(&self, ifindex: u32) -> io::Result<()> {
-        let ours = program_id(self.from_pod.as_fd())?;
-        for id in sys::tcx_query(ifindex)? {
-            if id == ours {
-                return Ok(());
-            }
-            let Ok(program) = sys::program_by_id(id) else {
-                continue;
-            };
-            if program_name(program.as_fd()).as_deref() == Some(FROM_POD) {
-                return sys::tcx_attach(ifindex, self.from_pod.as_fd(), Some(program.as_fd()));
-            }
-        }
-        sys::tcx_attach(ifindex, self.from_pod.as_fd(), None)
+        attach_or_replace(ifindex, self.from_pod.as_fd(), FROM_POD)
     }
+}
 
-    pub fn detach_pod_link(&self, ifindex: u32) -> io::Result<()> {
-        sys::tcx_detach(ifindex, self.from_pod.as_fd())
+/// The uplinks could not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    #[error("attach the program for packets from outside to link {ifindex}")]
+    Attach {
+        ifindex: u32,
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn attach_or_replace(ifindex: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let ours = program_id(program)?;
+    for id in sys::tcx_query(ifindex)? {
+        if id == ours {
+            return Ok(());
+        }
+        let Ok(other) = sys::program_by_id(id) else {
+            continue;
+        };
+        if program_name(other.as_fd()).as_deref() == Some(name) {
+            return sys::tcx_attach(ifindex, program, Some(other.as_fd()));
+        }
     }
+    sys::tcx_attach(ifindex, program, None)
+}
+
+/// Takes our program off the calling thread's namespace's uplinks, which outlive the instance (pods'
+/// links don't).
+pub(crate) fn detach_uplink(ifindex: u32) -> io::Result<()> {
+    for id in sys::tcx_query(ifindex)? {
+        let Ok(program) = sys::program_by_id(id) else {
+            continue;
+        };
+        if program_name(program.as_fd()).as_deref() == Some(FROM_UPLINK) {
+            sys::tcx_detach(ifindex, program.as_fd())?;
+        }
+    }
+    Ok(())
+}
+
+fn load_classifier(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    let program: &mut SchedClassifier = object
+        .program_mut(name)
+        .expect("the object has every program: its own test reads them")
+        .try_into()
+        .map_err(|source| LoadError::step(format!("find program {name}"), source))?;
+    program
+        .load()
+        .map_err(|source| LoadError::step(format!("load program {name}"), source))?;
+    program
+        .fd()
+        .map_err(|source| LoadError::step(format!("load program {name}"), source))?
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|source| LoadError::step(format!("keep program {name}"), source))
 }
 
 fn attach(
@@ -404,7 +468,7 @@ fn attach(
     Ok(())
 }
 
-fn program_id(program: std::os::fd::BorrowedFd<'_>) -> io::Result<u32> {
+fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
     let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
     let text = fs::read_to_string(path)?;
     text.lines()
@@ -413,7 +477,7 @@ fn program_id(program: std::os::fd::BorrowedFd<'_>) -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("fdinfo of a program names no prog_id"))
 }
 
-fn program_name(program: std::os::fd::BorrowedFd<'_>) -> Option<String> {
+fn program_name(program: BorrowedFd<'_>) -> Option<String> {
     let id = program_id(program).ok()?;
     loaded_programs()
         .flatten()

@@ -7,8 +7,8 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use kernelet_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, Config, LocalPod, Netns, Service, ServiceKey,
-    ServiceName, Sticky, StickyKey, UdpKey, UdpOrigin,
+    Address, Affinity, AffinityKey, Backend, Config, LocalPod, Nat, Netns, Service, ServiceKey,
+    ServiceName, Sticky, StickyKey, Tuple, UdpKey, UdpOrigin, Uplink,
 };
 
 use crate::LoadError;
@@ -23,7 +23,7 @@ pub(crate) struct Raw<T>(pub T);
 unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
 
 /// Every map that is pinned, by its name in the object.
-pub(crate) const NAMES: [&str; 14] = [
+pub(crate) const NAMES: [&str; 16] = [
     "NETNS",
     "SERVICES",
     "BACKENDS",
@@ -35,6 +35,8 @@ pub(crate) const NAMES: [&str; 14] = [
     "CONNECTED",
     "PODS",
     "HOST_ADDRESSES",
+    "UPLINKS",
+    "NAT",
     "CONFIG",
     "FLOWS",
     "COUNTERS",
@@ -117,6 +119,8 @@ opener! {
     udp_origin -> Hash<UdpKey, UdpOrigin> = |pins| hash(pins, "UDP_ORIGIN", true);
     sticky -> Hash<StickyKey, Sticky> = |pins| hash(pins, "STICKY", true);
     pods -> Hash<Address, LocalPod> = |pins| hash(pins, "PODS", false);
+    uplinks -> Hash<u32, Uplink> = |pins| hash(pins, "UPLINKS", false);
+    nat -> Hash<Tuple, Nat> = |pins| hash(pins, "NAT", true);
     host_addresses -> Hash<Address, u32> = |pins| hash(pins, "HOST_ADDRESSES", false);
 }
 

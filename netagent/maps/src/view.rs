@@ -7,7 +7,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use kernelet_ebpf_abi::{Address, Reason, ServiceName, TCP, UDP, service_flags};
+use kernelet_ebpf_abi::{
+    Address, Reason, ServiceKey, ServiceName, TCP, UDP, config_flags, service_flags,
+};
 use serde::Serialize;
 
 use crate::{LoadError, paths, sys, tables};
@@ -141,6 +143,25 @@ pub fn services(instance_id: &str) -> Result<Vec<ServiceRow>, LoadError> {
     Ok(rows)
 }
 
+/// How many backends one virtual address has; `None`: there is no such address.
+pub fn backend_count(
+    instance_id: &str,
+    address: SocketAddr,
+    protocol: u8,
+) -> Result<Option<u32>, LoadError> {
+    let key = ServiceKey {
+        address: address.ip().into(),
+        port: address.port().to_be(),
+        protocol,
+        pad: 0,
+    };
+    let found = reading(
+        "services",
+        tables::services(&paths::pins(instance_id))?.get(key),
+    )?;
+    Ok(found.map(|service| service.count))
+}
+
 pub fn backends(instance_id: &str) -> Result<Vec<BackendRow>, LoadError> {
     let names = names(instance_id)?;
     let all = reading(
@@ -216,4 +237,33 @@ pub fn counters(instance_id: &str) -> Result<Vec<CounterRow>, LoadError> {
             })
         })
         .collect()
+}
+
+/// How the programs treat what stands in pods' way, and what they translate themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeRow {
+    /// Pods reach the node's own addresses by its loopback (somebody's input chain drops).
+    pub host_by_loopback: bool,
+    /// Pods reach the outside past the node's stack (somebody's forward chain drops).
+    pub egress: bool,
+    /// Conversations with the outside that the programs translate: an entry a direction.
+    pub translations: usize,
+    pub addresses: Vec<IpAddr>,
+}
+
+pub fn node(instance_id: &str) -> Result<NodeRow, LoadError> {
+    let pins = paths::pins(instance_id);
+    let tables::Raw(config) = reading("configuration", tables::config(&pins)?.get(&0, 0))?;
+    let addresses = reading("node's addresses", tables::host_addresses(&pins)?.all())?;
+    let mut addresses: Vec<IpAddr> = addresses
+        .into_iter()
+        .map(|(address, _)| address.into())
+        .collect();
+    addresses.sort();
+    Ok(NodeRow {
+        host_by_loopback: config.flags & config_flags::HOST_BY_LOOPBACK != 0,
+        egress: config.flags & config_flags::EGRESS != 0,
+        translations: reading("translations", tables::nat(&pins)?.all())?.len(),
+        addresses,
+    })
 }

@@ -1,6 +1,10 @@
 //! Address ranges: parsing, membership, enumeration. Both families.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +53,11 @@ impl Cidr {
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.is_ipv4()
             && bits(address) & mask(width(address), self.prefix) == bits(self.address)
+    }
+
+    /// An IPv4 prefix's mask.
+    pub fn mask_v4(prefix: u8) -> Ipv4Addr {
+        Ipv4Addr::from_bits(mask(32, prefix) as u32)
     }
 
     /// How many addresses the range has, saturating.
@@ -170,6 +179,8 @@ mod tests {
     #[test]
     fn host_bits_are_cleared_and_sizes_add_up() {
         assert_eq!(cidr("10.244.3.7/23").to_string(), "10.244.2.0/23");
+        assert_eq!(Cidr::mask_v4(16), Ipv4Addr::new(255, 255, 0, 0));
+        assert_eq!(Cidr::mask_v4(0), Ipv4Addr::UNSPECIFIED);
         assert_eq!(cidr("10.244.2.0/23").size(), 512);
         assert_eq!(cidr("10.244.2.0/23").nth(511), Some(ip("10.244.3.255")));
         assert_eq!(cidr("10.244.2.0/23").nth(512), None);

@@ -267,7 +267,10 @@ impl Table {
 
     /// Where an entry leads now.
     pub fn backends(&self, key: &ServiceKey) -> impl Iterator<Item = &BackendSpec> {
-        self.entries.get(key).into_iter().flat_map(|entry| entry.backends.keys())
+        self.entries
+            .get(key)
+            .into_iter()
+            .flat_map(|entry| entry.backends.keys())
     }
 
     /// How many entries there are.
@@ -335,8 +338,7 @@ impl Table {
             service.extent = extent;
             let mut ids = Vec::with_capacity(spec.backends.len());
             for backend in &spec.backends {
-                let kept = old
-                    .as_ref()
+                let kept = trusted
                     .and_then(|entry| entry.backends.get(backend))
                     .copied();
                 let backend_id = kept.unwrap_or_else(|| {
@@ -352,10 +354,7 @@ impl Table {
                 steps.push(Step::PutExtent { start: extent, ids });
             }
         }
-        if old
-            .as_ref()
-            .is_none_or(|entry| entry.name.as_ref() != Some(&spec.name))
-        {
+        if trusted.is_none_or(|entry| entry.name.as_ref() != Some(&spec.name)) {
             steps.push(Step::PutName {
                 id,
                 name: spec.name.clone(),
