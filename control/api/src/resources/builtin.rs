@@ -81,6 +81,11 @@ impl Resource {
         self
     }
 
+    fn without(mut self, verb: Verb) -> Self {
+        self.verbs.retain(|v| *v != verb);
+        self
+    }
+
     /// A subresource with the parent's own kind.
     fn own(self, name: &str, verbs: &[Verb]) -> Self {
         let gvk = self.gvk("v1");
@@ -192,6 +197,7 @@ fn core(schema: &Schema) -> Vec<Resource> {
         )
         .cluster()
         .short(&["ns"])
+        .without(Verb::DeleteCollection)
         .status()
         .own("finalize", &[Verb::Update])
         .select(&["metadata.name", "name", "status.phase"]),

@@ -184,11 +184,11 @@ impl<'s> Types<'s> {
         if let Some(key) = &field.patch_merge_key {
             schema.insert("x-kubernetes-patch-merge-key".to_owned(), json!(key));
         }
-        self.close_reference(schema)
+        self.beside_others(schema)
     }
 
-    /// v3 knows no siblings of `$ref`.
-    fn close_reference(&self, mut schema: Map<String, Value>) -> Value {
+    /// v3 knows no siblings of `$ref`: beside others, it stands in `allOf`.
+    fn beside_others(&self, mut schema: Map<String, Value>) -> Value {
         if self.dialect == Dialect::V3
             && let Some(reference) = schema.remove("$ref")
         {
@@ -253,12 +253,13 @@ impl<'s> Types<'s> {
     /// The schema of a list's items or a map's values.
     fn element(&mut self, ty: &Type) -> Value {
         let mut schema = self.of_type(ty);
-        if self.dialect == Dialect::V3
-            && let Some(zero) = zero(ty)
-        {
-            schema.insert("default".to_owned(), zero);
+        match zero(ty) {
+            Some(zero) if self.dialect == Dialect::V3 => {
+                schema.insert("default".to_owned(), zero);
+                self.beside_others(schema)
+            }
+            _ => Value::Object(schema),
         }
-        self.close_reference(schema)
     }
 
     fn scalar_definition(&self, name: &str) -> Value {
@@ -293,7 +294,7 @@ fn implied_default(field: &Field) -> Option<Value> {
 
 fn zero(ty: &Type) -> Option<Value> {
     match ty {
-        Type::String | Type::Bytes => Some(json!("")),
+        Type::String => Some(json!("")),
         Type::Bool => Some(json!(false)),
         Type::Int32 | Type::Int64 | Type::Double => Some(json!(0)),
         Type::Object(_) => Some(json!({})),
