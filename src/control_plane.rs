@@ -80,7 +80,7 @@ pub async fn start(
         )
     })?;
 
-    let store = open_store(instance, &cluster.store).await?;
+    let store = open_store(instance, &cluster.store)?;
     health.set("store", PartHealth::Healthy);
     let config = ServerConfig {
         advertise: node_ip,
@@ -153,15 +153,14 @@ impl ControlPlane {
     }
 }
 
-async fn open_store(instance: &Instance, url: &str) -> anyhow::Result<Store> {
-    if url == "embedded" {
-        let dir = instance.store_dir();
-        return Store::open(Options::new(&dir))
-            .with_context(|| format!("cannot open the store in {}", dir.display()));
-    }
-    Store::connect(url)
-        .await
-        .with_context(|| format!("cannot use the store {url}"))
+fn open_store(instance: &Instance, url: &str) -> anyhow::Result<Store> {
+    anyhow::ensure!(
+        url == "embedded",
+        "--store {url}: only the embedded store is there in this release; leave --store out"
+    );
+    let dir = instance.store_dir();
+    Store::open(Options::new(&dir))
+        .with_context(|| format!("cannot open the store in {}", dir.display()))
 }
 
 fn identities(

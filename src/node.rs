@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kernelet_attach::PodNetwork;
+use kernelet_client::Informers;
 use kernelet_net_plan::Cidr;
 use kernelet_netagent::{NetAgent, NetConfig};
 use kernelet_node::{Node, NodeConfig, NodeHandle};
@@ -114,7 +115,7 @@ pub async fn start(
             log_dir: instance.log_dir.clone(),
             cgroup_root: instance.cgroups(&options.node.cgroup_root),
             instance_id: instance.id.clone(),
-            client: plane.client(UserInfo::node(node_name)),
+            informers: Informers::new(plane.client(UserInfo::node(node_name)), shutdown.clone()),
             network: network as Arc<dyn PodNetwork>,
             cluster_dns: vec![dns_address],
             cluster_domain: options.cluster.cluster_domain.clone(),

@@ -25,11 +25,8 @@ pub fn run(global: &Global, command: StoreCommand) -> anyhow::Result<ExitCode> {
             Store::open(Options::new(instance.store_dir())).context("cannot open the store")?;
         let code = match command {
             StoreCommand::Backup { file } => {
-                let stats = store
-                    .backup(&file)
-                    .await
-                    .context("cannot back the store up")?;
-                println!("revision {} is in {}", stats.revision, file.display());
+                store.backup(&file).await.context("cannot back the store up")?;
+                println!("revision {} is in {}", store.revision().await?, file.display());
                 ExitCode::SUCCESS
             }
             StoreCommand::Compact => {
