@@ -23,7 +23,7 @@ pub use defaults::{MASKED_PATHS, READONLY_PATHS, kubernetes_mounts};
 pub use ids::{ContainerId, InvalidId, PodUid};
 pub use mount::{MountFlags, MountPlan, MountSource, Propagation};
 #[cfg(feature = "oci")]
-pub use oci::{FromOciError, from_oci};
+pub use oci::{FromOciError, from_oci, oci_resources, process_of};
 pub use plan::{
     ContainerPlan, DeviceKind, DeviceNode, ExecPlan, IdMapping, LogPlan, NameOrId, NamespaceOf,
     Namespaces, ProcessPlan, Rlimit, Rootfs, SandboxPlan, Seccomp, UserPlan,

@@ -9,6 +9,8 @@ pub struct SeccompProfile {
     pub rules: Vec<SeccompRule>,
     /// `SECCOMP_FILTER_FLAG_LOG`.
     pub log: bool,
+    /// Whether 32-bit programs are filtered by the same rules; else their first call kills them.
+    pub compat: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

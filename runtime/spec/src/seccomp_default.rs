@@ -143,6 +143,7 @@ pub fn default_profile(capabilities: CapSet) -> SeccompProfile {
         default_action: SeccompAction::Errno(EPERM),
         rules,
         log: false,
+        compat: true,
     }
 }
 

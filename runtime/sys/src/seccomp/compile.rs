@@ -118,7 +118,8 @@ pub fn compile(profile: &SeccompProfile) -> Result<Filter, CompileError> {
         }
     }
     let mut insns = vec![insn(LD_ABS, 0, 0, OFFSET_ARCH)];
-    for (arch, names) in ARCHS {
+    let archs = if profile.compat { ARCHS } else { &ARCHS[..1] };
+    for (arch, names) in archs {
         let mut body = vec![insn(LD_ABS, 0, 0, OFFSET_NR)];
         search(&segments(profile, names), &mut body);
         // Not this architecture: over the body. A long jump, since a conditional one has 8 bits.
@@ -454,6 +455,7 @@ mod tests {
                     }],
                 }],
                 log: false,
+                compat: false,
             };
             let filter = compile(&profile).unwrap();
             for (value, holds) in values {
