@@ -6,6 +6,7 @@
 //! **Invariant:** the only write is [`Txn`] (and the lease calls); there is no closure and no await inside a
 //! transaction. An answer and a watch event leave only after the sync that makes them durable.
 
+mod cluster;
 pub mod conformance;
 mod embedded;
 mod error;

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     LeaseId, LeaseStatus, OpenError, Range, RangeResponse, Revision, Stats, StoreError, Txn,
-    TxnResponse, Watch, WatchError, Watcher, embedded::Embedded, watch,
+    TxnResponse, Watch, WatchError, Watcher, cluster::Cluster, embedded::Embedded, watch,
 };
 
 /// How to open the embedded engine.
@@ -43,6 +43,7 @@ pub struct Store(Inner);
 #[derive(Clone, Debug)]
 enum Inner {
     Embedded(Arc<Embedded>),
+    Cluster(Cluster),
 }
 
 impl Store {
@@ -51,10 +52,17 @@ impl Store {
         Ok(Store(Inner::Embedded(Arc::new(Embedded::open(&options)?))))
     }
 
+    /// Connects to an etcd cluster: `etcd://host:port,host:port`, or with TLS
+    /// `etcds://host:port,…?ca=FILE&cert=FILE&key=FILE`.
+    pub async fn connect(url: &str) -> Result<Store, OpenError> {
+        Ok(Store(Inner::Cluster(Cluster::connect(url).await?)))
+    }
+
     /// Runs a transaction; the answer comes after the sync.
     pub async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.txn(txn).await,
+            Inner::Cluster(store) => store.txn(txn).await,
         }
     }
 
@@ -62,6 +70,7 @@ impl Store {
     pub async fn range(&self, range: Range) -> Result<RangeResponse, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.range(range).await,
+            Inner::Cluster(store) => store.range(range).await,
         }
     }
 
@@ -70,6 +79,7 @@ impl Store {
     pub fn watch(&self, watch: Watch) -> Result<Watcher, WatchError> {
         Ok(Watcher(match &self.0 {
             Inner::Embedded(store) => watch::Inner::Embedded(Box::new(store.watch(watch)?)),
+            Inner::Cluster(store) => watch::Inner::Cluster(Box::new(store.watch(watch))),
         }))
     }
 
@@ -77,6 +87,7 @@ impl Store {
     pub async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.compact(revision).await,
+            Inner::Cluster(store) => store.compact(revision).await,
         }
     }
 
@@ -108,6 +119,7 @@ impl Store {
     ) -> Result<LeaseStatus, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.lease_grant(id, ttl).await,
+            Inner::Cluster(store) => store.lease_grant(id, ttl).await,
         }
     }
 
@@ -115,6 +127,7 @@ impl Store {
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.lease_keep_alive(id).await,
+            Inner::Cluster(store) => store.lease_keep_alive(id).await,
         }
     }
 
@@ -122,6 +135,7 @@ impl Store {
     pub async fn lease_revoke(&self, id: LeaseId) -> Result<Revision, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.lease_revoke(id).await,
+            Inner::Cluster(store) => store.lease_revoke(id).await,
         }
     }
 
@@ -129,6 +143,7 @@ impl Store {
     pub async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseStatus, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.lease_time_to_live(id).await,
+            Inner::Cluster(store) => store.lease_time_to_live(id).await,
         }
     }
 
@@ -136,6 +151,7 @@ impl Store {
     pub async fn leases(&self) -> Result<Vec<LeaseId>, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.leases().await,
+            Inner::Cluster(store) => store.leases().await,
         }
     }
 
@@ -143,6 +159,7 @@ impl Store {
     pub async fn revision(&self) -> Result<Revision, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => Ok(store.revision()),
+            Inner::Cluster(store) => store.revision().await,
         }
     }
 
@@ -150,6 +167,7 @@ impl Store {
     pub async fn stats(&self) -> Result<Stats, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.stats().await,
+            Inner::Cluster(store) => store.stats().await,
         }
     }
 
@@ -157,6 +175,9 @@ impl Store {
     pub async fn backup(&self, path: &Path) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.backup(path).await,
+            Inner::Cluster(_) => Err(StoreError::Invalid(
+                "an etcd cluster does this with its own tools",
+            )),
         }
     }
 
@@ -164,6 +185,9 @@ impl Store {
     pub async fn check(&self) -> Result<Vec<String>, StoreError> {
         match &self.0 {
             Inner::Embedded(store) => store.check().await,
+            Inner::Cluster(_) => Err(StoreError::Invalid(
+                "an etcd cluster does this with its own tools",
+            )),
         }
     }
 
@@ -180,6 +204,8 @@ impl Store {
                 // Only fails when the runtime shuts down, and then dropping the handles closes it.
                 let _ = tokio::task::spawn_blocking(move || store.close()).await;
             }
+            // The connection goes with the last handle.
+            Inner::Cluster(_) => {}
         }
     }
 }

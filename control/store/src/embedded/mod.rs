@@ -34,7 +34,10 @@ use self::{
     sqlite::{Checkpointer, SqliteReader, file_in},
     writer::{Request, Writer},
 };
-pub(crate) use self::{read::Bounds, watcher::EmbeddedWatcher};
+pub(crate) use self::{
+    read::{Bounds, push_event},
+    watcher::EmbeddedWatcher,
+};
 use crate::{
     KeyValue, LeaseId, LeaseStatus, OpenError, Options, Range, RangeResponse, Revision, Stats,
     StoreError, Txn, TxnResponse, Watch, WatchError, validate,

@@ -26,6 +26,8 @@ pub(crate) struct EmbeddedWatcher {
     bounds: Bounds,
     prev_kv: bool,
     progress: bool,
+    /// Progress was asked for and has not been reported.
+    progress_due: bool,
     phase: Phase,
     queue: Arc<Queue>,
     id: Option<WatcherId>,
@@ -72,6 +74,7 @@ impl EmbeddedWatcher {
             bounds,
             prev_kv: watch.prev_kv,
             progress: watch.progress,
+            progress_due: false,
             phase,
             queue,
             id,
@@ -97,6 +100,7 @@ impl EmbeddedWatcher {
                 Phase::Live => match self.queue.take() {
                     Taken::Batch(batch) => self.ready.push_back(batch),
                     Taken::End(error) => self.end(error),
+                    Taken::Nothing if self.progress_due => self.report_progress(),
                     Taken::Nothing => self.wait().await,
                 },
             }
@@ -174,6 +178,22 @@ impl EmbeddedWatcher {
             let past = self.ready.back().map_or(self.seen, |batch| batch.revision);
             self.ready.push_back(WatchBatch {
                 revision: caught_up.max(past),
+                events: Vec::new(),
+            });
+        }
+    }
+
+    /// As soon as nothing is left to read or to take, an empty batch says up to where.
+    pub fn request_progress(&mut self) {
+        self.progress_due = true;
+    }
+
+    fn report_progress(&mut self) {
+        if let Some(revision) = self.shared.hub.progress(&self.queue) {
+            self.progress_due = false;
+            // A watch that starts in the future has seen nothing yet, but missed nothing either.
+            self.ready.push_back(WatchBatch {
+                revision: revision.max(self.seen),
                 events: Vec::new(),
             });
         }
