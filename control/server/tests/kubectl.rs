@@ -81,7 +81,7 @@ async fn objects_are_edited_in_every_way() {
         assert_eq!(k.ok("get cm a -o jsonpath={.data}"), r#"{"only":"this"}"#);
         assert!(
             k.fails("create cm a")
-                .contains("Error from server (AlreadyExists): configmaps \"a\" already exists")
+                .contains("configmaps \"a\" already exists")
         );
         assert!(
             k.fails("get cm b")
