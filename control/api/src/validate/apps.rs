@@ -200,20 +200,15 @@ pub fn replica_set_status(new: &Value, _: &Value, _: &str) -> Vec<FieldError> {
 /// No part is larger than the whole, and none is available that is not ready.
 fn not_above(status: &Node<'_>, parts: &[&str], errors: &mut Errors) {
     let count = |field: &str| status.get(field).int().unwrap_or(0);
-    for part in parts {
-        if count(part) > count("replicas") {
-            errors.push(
-                status
-                    .get(part)
-                    .invalid("cannot be greater than status.replicas"),
-            );
-        }
+    let refuse =
+        |field: &str, why| FieldError::invalid(status.path.child(field), count(field), why);
+    for part in parts.iter().filter(|part| count(part) > count("replicas")) {
+        errors.push(refuse(part, "cannot be greater than status.replicas"));
     }
     if count("availableReplicas") > count("readyReplicas") {
-        errors.push(
-            status
-                .get("availableReplicas")
-                .invalid("cannot be greater than readyReplicas"),
-        );
+        errors.push(refuse(
+            "availableReplicas",
+            "cannot be greater than readyReplicas",
+        ));
     }
 }

@@ -306,7 +306,8 @@ pub fn service_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let named = [&spec, &before]
         .iter()
         .any(|s| s.get("type").text() == "ExternalName");
-    if !named && !(is_headless(&spec) && is_headless(&before)) {
+    let both_headless = is_headless(&spec) && is_headless(&before);
+    if !named && !both_headless {
         once_set(
             &spec,
             &before,
