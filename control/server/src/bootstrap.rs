@@ -1,4 +1,4 @@
-//! What every cluster has: system namespaces, default roles and bindings, and the `kubernetes` Service with its
+//! What every cluster has: system namespaces and priorities, default roles and bindings, and the `kubernetes` Service with its
 //! endpoints. Made at start through the same write path as everything else, as the server's own identity.
 
 use std::{net::IpAddr, sync::Arc};
@@ -14,6 +14,18 @@ use crate::{
 };
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const PRIORITIES: [(&str, i64, &str); 2] = [
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+];
 const RBAC: &str = "rbac.authorization.k8s.io";
 const MANAGER: &str = "kube-apiserver";
 
@@ -31,6 +43,21 @@ pub async fn run(state: &Arc<State>) -> Result<(), Failed> {
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure(state, &user, "", "namespaces", namespace, &|_| None).await?;
+    }
+    for (name, value, text) in PRIORITIES {
+        let class = json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
+            "description": text,
+        });
+        ensure(
+            state,
+            &user,
+            "scheduling.k8s.io",
+            "priorityclasses",
+            class,
+            &|_| None,
+        )
+        .await?;
     }
     for role in policy::cluster_roles() {
         let wanted = role.clone();

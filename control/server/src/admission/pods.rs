@@ -1,4 +1,4 @@
-//! What pods are given: a ServiceAccount with its token, tolerations of a node that is gone for a while, priority 0.
+//! What pods are given: a ServiceAccount with its token, tolerations of a node that is gone for a while, a priority.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use rand::RngExt;
 use serde_json::{Map, json};
 
 use super::{Operation, Request};
-use crate::cache::{CachedObject, ResourceCache};
+use crate::cache::{CachedObject, KeyRange, ResourceCache};
 
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: u64 = 3607;
@@ -52,39 +52,73 @@ pub fn validate(request: &Request<'_>, pod: &Value) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Priority classes aren't served; every pod has priority 0, as upstream's has without a default class.
+/// The priority of the pod's class, of the default class, or 0.
 fn priority(request: &Request<'_>, pod: &mut Value) -> Result<(), ApiError> {
     let name = meta::name(pod).to_owned();
     let spec = meta::child_mut(pod, "spec");
     let class = spec
         .get("priorityClassName")
         .and_then(Value::as_str)
-        .unwrap_or_default();
-    let priority = match class {
-        "" => 0,
-        "system-cluster-critical" => 2_000_000_000,
-        "system-node-critical" => 2_000_001_000,
-        other => {
-            return Err(request.forbidden(
+        .unwrap_or_default()
+        .to_owned();
+    let classes = request
+        .state
+        .cache
+        .resource("scheduling.k8s.io/priorityclasses");
+    let found = if class.is_empty() {
+        classes.and_then(|classes| default_class(&classes))
+    } else {
+        let found = classes
+            .and_then(|classes| classes.get(&class))
+            .map(|object| object.tree());
+        Some(found.ok_or_else(|| {
+            request.forbidden(
                 &name,
-                format!("no PriorityClass with name {other} was found"),
-            ));
-        }
+                format!("no PriorityClass with name {class} was found"),
+            )
+        })?)
     };
-    match spec.get("priority").and_then(Value::as_i64) {
-        Some(own) if own != priority => {
-            let why = format!(
-                "the integer value of priority ({own}) must not be provided in pod spec; priority admission controller \
-                 computed {priority} from the given PriorityClass name"
-            );
-            return Err(request.forbidden(&name, why));
-        }
-        _ => {}
+    let number = |class: &Value| {
+        class
+            .get("value")
+            .and_then(Value::as_i64)
+            .unwrap_or_default()
+    };
+    let priority = found.as_ref().map_or(0, number);
+    if let Some(own) = spec.get("priority").and_then(Value::as_i64)
+        && own != priority
+    {
+        let why = format!(
+            "the integer value of priority ({own}) must not be provided in pod spec; priority admission controller \
+             computed {priority} from the given PriorityClass name"
+        );
+        return Err(request.forbidden(&name, why));
     }
     spec.insert("priority".to_owned(), priority.into());
+    if let Some(found) = &found {
+        spec.insert("priorityClassName".to_owned(), meta::name(found).into());
+    }
+    let preemption = found
+        .as_ref()
+        .and_then(|class| class.get("preemptionPolicy"))
+        .cloned();
     spec.entry("preemptionPolicy")
-        .or_insert_with(|| "PreemptLowerPriority".into());
+        .or_insert_with(|| preemption.unwrap_or_else(|| "PreemptLowerPriority".into()));
     Ok(())
+}
+
+/// Of several default classes the one with the lowest value, as upstream has it.
+fn default_class(classes: &ResourceCache) -> Option<Value> {
+    let everything = KeyRange {
+        namespace: "",
+        after: "",
+    };
+    let (objects, _) = classes.list(everything, 0, |_| true);
+    objects
+        .iter()
+        .map(|object| object.tree())
+        .filter(|class| class.get("globalDefault").and_then(Value::as_bool) == Some(true))
+        .min_by_key(|class| class.get("value").and_then(Value::as_i64))
 }
 
 fn tolerations(pod: &mut Value, old: Option<&Value>) {

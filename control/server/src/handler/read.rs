@@ -167,27 +167,32 @@ pub async fn select(
     };
     let after = token.as_ref().map_or("", |token| token.start.as_str());
     let (objects, revision) = match exact {
-        Some(revision) => match at_revision(call, stored, filter, after, revision).await {
-            Err(StoreError::Compacted { .. }) if token.is_some() => {
-                return Err(Failure {
-                    error: ApiError::expired(
-                        "The provided continue parameter is too old to display a consistent list result. You can \
+        Some(revision) => {
+            match at_revision(call, stored, filter, after, revision, options.limit).await {
+                Err(StoreError::Compacted { .. }) if token.is_some() => {
+                    return Err(Failure {
+                        error: ApiError::expired(
+                            "The provided continue parameter is too old to display a consistent list result. You can \
                          start a new list without the continue parameter, or use the continue token in this response \
                          to retrieve the remainder of the results. Continuing with the provided token results in an \
                          inconsistent list - objects that were created, modified, or deleted between the time the \
                          first chunk was returned and now may show up in the list.",
-                    ),
-                    continue_token: Some(Token::encode(-1, after)),
-                });
+                        ),
+                        continue_token: Some(Token::encode(-1, after)),
+                    });
+                }
+                Err(StoreError::Compacted { requested, floor }) => {
+                    return Err(ApiError::expired(format!(
+                        "too old resource version: {requested} ({floor})"
+                    ))
+                    .into());
+                }
+                read => {
+                    let (objects, left_out) = read.map_err(store_error)?;
+                    return Ok(page(objects, left_out, revision, filter, options.limit));
+                }
             }
-            Err(StoreError::Compacted { requested, floor }) => {
-                return Err(ApiError::expired(format!(
-                    "too old resource version: {requested} ({floor})"
-                ))
-                .into());
-            }
-            read => (read.map_err(store_error)?, revision),
-        },
+        }
         None => {
             let applied = reach(call, options.resource_version.filter(|_| token.is_none())).await?;
             let range = KeyRange {
@@ -199,12 +204,13 @@ pub async fn select(
                 .list(range, applied, |object| filter.matches(object))
         }
     };
-    Ok(page(objects, revision, filter, options.limit))
+    Ok(page(objects, 0, revision, filter, options.limit))
 }
 
-/// Cuts a page off, with the token that continues it.
+/// Cuts a page off, with the token that continues it. `left_out`: how many objects there are besides the given ones.
 fn page(
     mut objects: Vec<Arc<CachedObject>>,
+    left_out: usize,
     revision: i64,
     filter: &Filter,
     limit: usize,
@@ -215,7 +221,7 @@ fn page(
     };
     if limit > 0 && objects.len() > limit {
         // A count of what a selector leaves would be wrong as soon as the store pages; upstream tells none.
-        meta.remaining = filter.is_plain().then(|| objects.len() - limit);
+        meta.remaining = filter.is_plain().then(|| objects.len() - limit + left_out);
         objects.truncate(limit);
         meta.continue_token = objects
             .last()
@@ -224,14 +230,16 @@ fn page(
     Listed { objects, meta }
 }
 
-/// The objects as they were at a revision, from the store.
+/// The objects as they were at a revision, from the store: one more than the limit if a selector needn't see them
+/// all, and how many there are besides.
 async fn at_revision(
     call: &Call,
     stored: &Stored,
     filter: &Filter,
     after: &str,
     revision: i64,
-) -> Result<Vec<Arc<CachedObject>>, StoreError> {
+    limit: usize,
+) -> Result<(Vec<Arc<CachedObject>>, usize), StoreError> {
     let mut prefix = String::from_utf8_lossy(&stored.store_key("")).into_owned();
     let root = prefix.len();
     if !filter.namespace.is_empty() {
@@ -243,8 +251,14 @@ async fn at_revision(
     if !after.is_empty() && start > prefix {
         range.key = start.into();
     }
+    if limit > 0 && filter.is_plain() {
+        range.limit = limit + 1;
+    }
     let response = call.state.store.range(range).await?;
-    Ok(response
+    let left_out = usize::try_from(response.count)
+        .unwrap_or_default()
+        .saturating_sub(response.kvs.len());
+    let objects = response
         .kvs
         .iter()
         .filter_map(|kv| {
@@ -252,7 +266,8 @@ async fn at_revision(
             cache::from_kv(kv, key, &stored.indexer)
         })
         .filter(|object| filter.matches(object))
-        .collect())
+        .collect();
+    Ok((objects, left_out))
 }
 
 fn answer(call: &Call, output: Output, listed: Listed) -> Result<Response<ResponseBody>, Failure> {
