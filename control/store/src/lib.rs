@@ -12,6 +12,7 @@ mod embedded;
 mod error;
 mod store;
 mod types;
+pub mod v3;
 mod validate;
 mod watch;
 
