@@ -195,3 +195,101 @@ impl<V> Recent<V> {
         self.get(key).expect("was put when it was missing")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{EventSource, ObjectReference};
+
+    fn event(object: &str, reason: &str, message: &str, number: usize) -> Event {
+        let mut event = Event {
+            involved_object: ObjectReference {
+                name: Some(object.to_owned()),
+                ..ObjectReference::default()
+            },
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            count: Some(1),
+            source: Some(EventSource::default()),
+            ..Event::default()
+        };
+        event.metadata.name = Some(format!("event{number}"));
+        event
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).expect("a time")
+    }
+
+    #[test]
+    fn an_equal_event_raises_the_count_of_the_first() {
+        let mut correlator = Correlator::default();
+        let first = correlator.take(event("pod", "Failed", "x", 1), at(0));
+        assert!(matches!(first, Send::Create(_)));
+        for expected in 2..5 {
+            let Send::Count(next) = correlator.take(event("pod", "Failed", "x", 9), at(1)) else {
+                panic!("an equal event is counted");
+            };
+            assert_eq!(next.count, Some(expected));
+            assert_eq!(next.metadata.name.as_deref(), Some("event1"));
+            assert_eq!(next.first_timestamp, Some(Time(at(0))));
+        }
+        let other = correlator.take(event("pod", "Failed", "y", 5), at(1));
+        assert!(matches!(other, Send::Create(_)));
+    }
+
+    #[test]
+    fn many_similar_events_are_combined_until_they_have_been_quiet() {
+        let mut correlator = Correlator::default();
+        for number in 0..9 {
+            let sent = correlator.take(event("pod", "Failed", &number.to_string(), number), at(0));
+            assert!(matches!(sent, Send::Create(_)), "{number}");
+        }
+        let Send::Create(combined) = correlator.take(event("pod", "Failed", "x", 10), at(1)) else {
+            panic!("the first combined one is new");
+        };
+        assert_eq!(
+            combined.message.as_deref(),
+            Some("(combined from similar events): x")
+        );
+        let again = correlator.take(event("pod", "Failed", "y", 11), at(2));
+        assert!(matches!(again, Send::Count(_)));
+        let Send::Create(quiet) = correlator.take(event("pod", "Failed", "z", 12), at(700)) else {
+            panic!("after ten minutes it begins anew");
+        };
+        assert_eq!(quiet.message.as_deref(), Some("z"));
+    }
+
+    #[test]
+    fn a_flood_about_one_object_is_cut_off_and_others_are_not() {
+        let mut correlator = Correlator::default();
+        let mut sent = 0;
+        for number in 0..40 {
+            let reason = format!("Reason{number}");
+            if correlator.take(event("pod", &reason, "x", number), at(0)) != Send::Drop {
+                sent += 1;
+            }
+        }
+        assert_eq!(sent, 25);
+        let other = correlator.take(event("other", "Failed", "x", 50), at(0));
+        assert!(matches!(other, Send::Create(_)));
+        let later = correlator.take(event("pod", "Late", "x", 51), at(301));
+        assert!(
+            matches!(later, Send::Create(_)),
+            "one more after five minutes"
+        );
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut recent: Recent<u64> = Recent::default();
+        for key in 0..5000 {
+            recent.put(key, key);
+            recent.get(0);
+        }
+        assert!(recent.entries.len() <= REMEMBERED);
+        assert_eq!(recent.get(0), Some(&mut 0), "what is used stays");
+        assert_eq!(recent.get(1), None);
+        assert_eq!(recent.get(4999), Some(&mut 4999));
+    }
+}

@@ -28,7 +28,7 @@ pub async fn watch_metadata(
 ) {
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
     let url = api.resource_url().to_owned();
-    let events = watcher::watcher(api, watcher::Config::default());
+    let events = || watcher::watcher(api.clone(), watcher::Config::default());
     let lean = |mut meta: ObjectMeta| {
         meta.managed_fields = None;
         Box::new(meta)

@@ -110,7 +110,14 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         if delay.is_zero() {
             return self.add(key);
         }
-        if self.state().delay(key, Instant::now() + delay) {
+        let now = Instant::now();
+        let wake = {
+            let mut state = self.state();
+            // What is due already doesn't count as an earlier look: it is ready.
+            state.release(now);
+            state.delay(key, now + delay) || !state.ready.is_empty()
+        };
+        if wake {
             self.wake.notify_one();
         }
     }
@@ -265,5 +272,177 @@ impl<K: Clone + Eq + Hash> std::ops::Deref for Item<K> {
 impl<K: Clone + Eq + Hash> Drop for Item<K> {
     fn drop(&mut self) {
         self.queue.done(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    async fn taken(queue: &Queue<&'static str>) -> Option<&'static str> {
+        tokio::time::timeout(Duration::from_millis(1), queue.next())
+            .await
+            .ok()
+            .flatten()
+            .map(|item| *item)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn equal_keys_are_merged_and_never_run_twice_at_once() {
+        let queue = Queue::default();
+        queue.add("a");
+        queue.add("a");
+        let item = queue.next().await.expect("open");
+        assert_eq!(taken(&queue).await, None, "merged while it waited");
+        queue.add("a");
+        assert_eq!(taken(&queue).await, None, "it is being worked on");
+        drop(item);
+        assert_eq!(
+            taken(&queue).await,
+            Some("a"),
+            "added meanwhile: one more turn"
+        );
+        assert_eq!(taken(&queue).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_delay_wins_and_an_add_does_not_wait() {
+        let queue = Queue::default();
+        let begun = Instant::now();
+        queue.add_after("a", Duration::from_secs(10));
+        queue.add_after("a", Duration::from_secs(5));
+        queue.add_after("a", Duration::from_secs(20));
+        queue.add_after("b", Duration::from_secs(7));
+        assert_eq!(queue.next().await.map(|item| *item), Some("a"));
+        assert_eq!(begun.elapsed().as_secs(), 5);
+        assert_eq!(queue.next().await.map(|item| *item), Some("b"));
+        assert_eq!(begun.elapsed().as_secs(), 7);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(
+            taken(&queue).await,
+            None,
+            "the later delays of one key are void"
+        );
+        queue.add_after("a", Duration::from_secs(60));
+        queue.add("a");
+        assert_eq!(taken(&queue).await, Some("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_key_waits_twice_as_long_each_time() {
+        let queue = Queue::new(Backoff {
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(5),
+        });
+        let pauses: Vec<_> = (0..4).map(|_| queue.retry("a").as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 5]);
+        queue.forget(&"a");
+        assert_eq!(queue.retry("a").as_secs(), 1);
+        assert_eq!(queue.failures(&"a"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_ends_every_worker() {
+        let queue: Queue<&str> = Queue::default();
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let queue = queue.clone();
+                tokio::spawn(async move { queue.next().await.is_none() })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        queue.close();
+        for worker in waiting {
+            assert!(worker.await.expect("no panic"));
+        }
+        queue.add("a");
+        assert_eq!(taken(&queue).await, None);
+    }
+
+    /// What the queue must do, as simply as it can be said.
+    #[derive(Default)]
+    struct Model {
+        ready: VecDeque<u8>,
+        working: BTreeMap<u8, bool>,
+        due: BTreeMap<u8, u64>,
+        now: u64,
+    }
+
+    impl Model {
+        fn add(&mut self, key: u8) {
+            if let Some(again) = self.working.get_mut(&key) {
+                *again = true;
+            } else if !self.ready.contains(&key) {
+                self.ready.push_back(key);
+            }
+        }
+
+        fn pass(&mut self, seconds: u64) {
+            self.now += seconds;
+            let mut due: Vec<_> = self.due.iter().map(|(k, at)| (*at, *k)).collect();
+            due.sort_unstable();
+            due.retain(|(at, _)| *at <= self.now);
+            for (_, key) in due {
+                self.due.remove(&key);
+                self.add(key);
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_queue_behaves_like_its_model(steps in proptest::collection::vec((0_u8..5, 0_u8..4, 1_u64..9), 0..80)) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let queue: Queue<u8> = Queue::default();
+                let mut model = Model::default();
+                let mut working: HashMap<u8, Item<u8>> = HashMap::new();
+                for (kind, key, seconds) in steps {
+                    match kind {
+                        0 => {
+                            queue.add(key);
+                            model.add(key);
+                        }
+                        1 => {
+                            queue.add_after(key, Duration::from_secs(seconds));
+                            let at = model.now + seconds;
+                            let due = model.due.entry(key).or_insert(at);
+                            *due = at.min(*due);
+                        }
+                        2 => {
+                            tokio::time::advance(Duration::from_secs(seconds)).await;
+                            model.pass(seconds);
+                        }
+                        3 => {
+                            let next = tokio::time::timeout(Duration::ZERO, queue.next()).await;
+                            let next = next.ok().flatten();
+                            let keys: Vec<_> = model.ready.iter().copied().collect();
+                            match next {
+                                Some(item) => {
+                                    // Keys that fell due in one step may come in any order.
+                                    let at = keys.iter().position(|k| *k == *item);
+                                    let at = at.expect("only ready keys are handed out");
+                                    model.ready.remove(at);
+                                    model.working.insert(*item, false);
+                                    let twice = working.insert(*item, item).is_some();
+                                    assert!(!twice, "a key runs twice at once");
+                                }
+                                None => assert!(keys.is_empty(), "{keys:?} wait"),
+                            }
+                        }
+                        _ => {
+                            if working.remove(&key).is_some() && model.working.remove(&key) == Some(true) {
+                                model.add(key);
+                            }
+                        }
+                    }
+                }
+            });
+        }
     }
 }

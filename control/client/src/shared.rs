@@ -388,3 +388,104 @@ impl Informers {
         shared
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    fn config(name: &str, namespace: &str, version: &str) -> ConfigMap {
+        let mut config = ConfigMap::default();
+        config.metadata.name = Some(name.to_owned());
+        config.metadata.namespace = Some(namespace.to_owned());
+        config.metadata.uid = Some(name.to_owned());
+        config.metadata.resource_version = Some(version.to_owned());
+        config.metadata.managed_fields = Some(Vec::new());
+        config
+    }
+
+    fn log(shared: &Shared<ConfigMap>) -> Arc<Mutex<Vec<String>>> {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let writer = log.clone();
+        shared.on_change(move |change| {
+            let name = change.object().metadata.name.clone().unwrap_or_default();
+            let kind = match change {
+                Change::Added(_) => "+",
+                Change::Updated { .. } => "~",
+                Change::Deleted(_) => "-",
+            };
+            writer
+                .lock()
+                .expect("not poisoned")
+                .push(format!("{kind}{name}"));
+        });
+        log
+    }
+
+    fn take(log: &Arc<Mutex<Vec<String>>>) -> Vec<String> {
+        std::mem::take(&mut *log.lock().expect("not poisoned"))
+    }
+
+    #[test]
+    fn a_relist_reports_only_what_differs() {
+        let (shared, mut feed) = Shared::detached();
+        feed.apply(config("kept", "x", "1"));
+        let log = log(&shared);
+        assert_eq!(take(&log), ["+kept"], "who comes late is told what is here");
+        feed.apply(config("gone", "x", "2"));
+        feed.apply(config("changed", "x", "3"));
+        assert!(!shared.is_synced());
+        take(&log);
+        feed.list_begins();
+        for (name, version) in [("kept", "1"), ("changed", "9"), ("new", "4")] {
+            feed.list_item(config(name, "x", version));
+        }
+        assert_eq!(
+            take(&log),
+            [""; 0],
+            "nothing is told before the list is complete"
+        );
+        assert_eq!(shared.len(), 3);
+        feed.listed();
+        assert_eq!(take(&log), ["-gone", "~changed", "+new"]);
+        assert!(shared.is_synced());
+    }
+
+    #[test]
+    fn objects_are_found_by_name_namespace_and_index() {
+        let (shared, mut feed) = Shared::detached();
+        let index = shared.index(|config: &ConfigMap| {
+            config
+                .metadata
+                .resource_version
+                .clone()
+                .into_iter()
+                .collect()
+        });
+        feed.apply(config("a", "x", "1"));
+        feed.apply(config("b", "x", "2"));
+        feed.apply(config("a", "y", "2"));
+        feed.apply(config("a", "xx", "2"));
+        assert_eq!(shared.list_in("x").len(), 2);
+        assert_eq!(shared.list_in("y").len(), 1);
+        assert_eq!(index.get("2").len(), 3);
+        feed.apply(config("b", "x", "1"));
+        assert_eq!((index.get("1").len(), index.get("2").len()), (2, 2));
+        let found = shared.get("x", "a").expect("it was added");
+        assert_eq!(found.metadata.managed_fields, None, "nobody reads them");
+        feed.delete(&found);
+        assert_eq!(index.get("1").len(), 1);
+        assert!(shared.get("x", "a").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_level_rises_with_every_change() {
+        let (shared, mut feed) = Shared::detached();
+        let mut changed = shared.changed();
+        feed.apply(config("a", "x", "1"));
+        changed.changed().await.expect("the store lives");
+        assert!(!changed.has_changed().expect("the store lives"));
+        feed.delete(&config("a", "x", "1"));
+        assert!(changed.has_changed().expect("the store lives"));
+    }
+}
