@@ -120,7 +120,7 @@ impl Resource {
             }
             Some(_) => {}
         }
-        self.bump_generation(new, old);
+        self.bump_generation(new, old, subresource);
     }
 
     fn prepare_main_update(&self, kind: (&str, &str), new: &mut Value, old: &Value) {
@@ -148,7 +148,7 @@ impl Resource {
         }
     }
 
-    fn bump_generation(&self, new: &mut Value, old: &Value) {
+    fn bump_generation(&self, new: &mut Value, old: &Value, subresource: Option<&str>) {
         let before = meta::generation(old);
         if !self.hooks.strategy.generation {
             if before > 0 && meta::generation(new) == 0 {
@@ -166,7 +166,10 @@ impl Resource {
             }
             _ => changed("spec"),
         };
-        bump |= self.kind == "Deployment" && meta::annotations(new) != meta::annotations(old);
+        // Not on `status`: that is how its controller writes the revision.
+        bump |= self.kind == "Deployment"
+            && subresource.is_none()
+            && meta::annotations(new) != meta::annotations(old);
         meta::set_generation(new, before + i64::from(bump));
     }
 
@@ -413,6 +416,11 @@ mod tests {
         let mut new = json!({"metadata": {"name": "a"}, "spec": {"replicas": 2}});
         deployments.prepare_for_update(&mut new, &old, None);
         assert_eq!(meta::generation(&new), 2);
+        for (subresource, expected) in [(None, 2), (Some("status"), 1)] {
+            let mut new = json!({"metadata": {"name": "a", "annotations": {"a": "b"}}, "spec": {"replicas": 1}, "status": {}});
+            deployments.prepare_for_update(&mut new, &old, subresource);
+            assert_eq!(meta::generation(&new), expected, "{subresource:?}");
+        }
     }
 
     #[test]

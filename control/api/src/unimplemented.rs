@@ -20,6 +20,10 @@ pub enum Refused {
     Set,
     /// When it has this value.
     Value(&'static str),
+    /// When it is a text that begins so.
+    Prefix(&'static str),
+    /// When it is `false`.
+    False,
 }
 
 const fn row(kind: &'static str, path: &'static str, text: &'static str) -> Row {
@@ -45,6 +49,9 @@ const fn value(
     }
 }
 
+const LOCAL_SECCOMP: &str = "seccomp profiles of the node are not implemented";
+const APPARMOR: &str = "AppArmor is not implemented";
+const SELINUX: &str = "SELinux is not implemented";
 const VOLUME: &str = "this kind of volume is not implemented";
 
 /// Every field that is refused; the README prints it.
@@ -132,21 +139,6 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         "Pod",
-        "spec.topologySpreadConstraints",
-        "topology spreading is not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.affinity.podAffinity",
-        "affinity to other pods is not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.affinity.podAntiAffinity",
-        "affinity to other pods is not implemented",
-    ),
-    row(
-        "Pod",
         "spec.runtimeClassName",
         "runtime classes are not implemented",
     ),
@@ -155,22 +147,7 @@ pub const TABLE: &[Row] = &[
         "spec.overhead",
         "runtime classes are not implemented",
     ),
-    row(
-        "Pod",
-        "spec.readinessGates",
-        "readiness gates are not implemented",
-    ),
     value("Pod", "spec.os.name", "windows", "only Linux runs here"),
-    row(
-        "Pod",
-        "spec.containers[].lifecycle",
-        "lifecycle hooks are not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.initContainers[].lifecycle",
-        "lifecycle hooks are not implemented",
-    ),
     row(
         "Pod",
         "spec.containers[].volumeDevices",
@@ -193,27 +170,27 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         "Pod",
-        "spec.containers[].restartPolicy",
-        "restart rules of single containers are not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.containers[].restartPolicyRules",
-        "restart rules of single containers are not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.initContainers[].restartPolicyRules",
-        "restart rules of single containers are not implemented",
-    ),
-    row(
-        "Pod",
         "spec.containers[].livenessProbe.grpc",
         "gRPC probes are not implemented",
     ),
     row(
         "Pod",
         "spec.containers[].readinessProbe.grpc",
+        "gRPC probes are not implemented",
+    ),
+    row(
+        "Pod",
+        "spec.initContainers[].livenessProbe.grpc",
+        "gRPC probes are not implemented",
+    ),
+    row(
+        "Pod",
+        "spec.initContainers[].readinessProbe.grpc",
+        "gRPC probes are not implemented",
+    ),
+    row(
+        "Pod",
+        "spec.initContainers[].startupProbe.grpc",
         "gRPC probes are not implemented",
     ),
     row(
@@ -246,6 +223,89 @@ pub const TABLE: &[Row] = &[
         "spec.initContainers[].securityContext.windowsOptions",
         "only Linux runs here",
     ),
+    Row {
+        kind: "Pod",
+        path: "spec.hostUsers",
+        refused: Refused::False,
+        text: "user namespaces are not implemented",
+    },
+    Row {
+        kind: "Pod",
+        path: "spec.volumes[].emptyDir.medium",
+        refused: Refused::Prefix("HugePages"),
+        text: "huge pages as a volume are not implemented",
+    },
+    row(
+        "Pod",
+        "spec.imagePullSecrets",
+        "images are not pulled from registries yet; load them into the node",
+    ),
+    value(
+        "Pod",
+        "spec.securityContext.seccompProfile.type",
+        "Localhost",
+        LOCAL_SECCOMP,
+    ),
+    value(
+        "Pod",
+        "spec.containers[].securityContext.seccompProfile.type",
+        "Localhost",
+        LOCAL_SECCOMP,
+    ),
+    value(
+        "Pod",
+        "spec.initContainers[].securityContext.seccompProfile.type",
+        "Localhost",
+        LOCAL_SECCOMP,
+    ),
+    value(
+        "Pod",
+        "spec.securityContext.appArmorProfile.type",
+        "Localhost",
+        APPARMOR,
+    ),
+    value(
+        "Pod",
+        "spec.securityContext.appArmorProfile.type",
+        "RuntimeDefault",
+        APPARMOR,
+    ),
+    value(
+        "Pod",
+        "spec.containers[].securityContext.appArmorProfile.type",
+        "Localhost",
+        APPARMOR,
+    ),
+    value(
+        "Pod",
+        "spec.containers[].securityContext.appArmorProfile.type",
+        "RuntimeDefault",
+        APPARMOR,
+    ),
+    value(
+        "Pod",
+        "spec.initContainers[].securityContext.appArmorProfile.type",
+        "Localhost",
+        APPARMOR,
+    ),
+    value(
+        "Pod",
+        "spec.initContainers[].securityContext.appArmorProfile.type",
+        "RuntimeDefault",
+        APPARMOR,
+    ),
+    row("Pod", "spec.securityContext.seLinuxOptions", SELINUX),
+    row("Pod", "spec.securityContext.seLinuxChangePolicy", SELINUX),
+    row(
+        "Pod",
+        "spec.containers[].securityContext.seLinuxOptions",
+        SELINUX,
+    ),
+    row(
+        "Pod",
+        "spec.initContainers[].securityContext.seLinuxOptions",
+        SELINUX,
+    ),
     value(
         "Service",
         "spec.type",
@@ -269,6 +329,33 @@ pub const TABLE: &[Row] = &[
     ),
 ];
 
+/// The table as the README prints it: a line for each reason, with the fields that it refuses.
+pub fn markdown() -> String {
+    let mut reasons: Vec<(&str, &str, Vec<String>)> = vec![];
+    for row in TABLE {
+        let field = match row.refused {
+            Refused::Set => format!("`{}`", row.path),
+            Refused::Value(value) => format!("`{}: {value}`", row.path),
+            Refused::Prefix(prefix) => format!("`{}: {prefix}…`", row.path),
+            Refused::False => format!("`{}: false`", row.path),
+        };
+        match reasons
+            .iter_mut()
+            .find(|(kind, text, _)| *kind == row.kind && *text == row.text)
+        {
+            Some((_, _, fields)) => fields.push(field),
+            None => reasons.push((row.kind, row.text, vec![field])),
+        }
+    }
+    let lines = reasons
+        .into_iter()
+        .map(|(kind, text, fields)| format!("| {kind} | {text} | {} |\n", fields.join(", ")));
+    format!(
+        "| kind | what | fields |\n|---|---|---|\n{}",
+        lines.collect::<String>()
+    )
+}
+
 /// The refused fields that `object` sets, in the order of the table.
 pub fn check(kind: &str, object: &Value) -> Vec<FieldError> {
     let (kind, root, path) = match kind {
@@ -286,6 +373,8 @@ pub fn check(kind: &str, object: &Value) -> Vec<FieldError> {
             let refused = match row.refused {
                 Refused::Set => !is_empty(value),
                 Refused::Value(text) => value.as_str() == Some(text),
+                Refused::Prefix(text) => value.as_str().is_some_and(|v| v.starts_with(text)),
+                Refused::False => value.as_bool() == Some(false),
             };
             if refused {
                 errors.push(FieldError::forbidden(path, row.text));

@@ -5,10 +5,10 @@ use super::{
         names,
         node::{Errors, Node},
     },
-    security, volume,
+    handlers, resources, security, volume,
 };
-use crate::{FieldError, Value, quantity::Quantity};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{FieldError, quantity::Quantity};
+use std::collections::BTreeSet;
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
@@ -24,7 +24,9 @@ pub(super) fn containers(spec: &Node<'_>, volumes: &BTreeSet<&str>, errors: &mut
         if !seen.insert(name.text()) {
             errors.push(name.duplicate());
         }
-        probes(&container, errors);
+        handlers::lifecycle(spec, &container, errors);
+        handlers::probes(&container, errors);
+        handlers::restart_policy(&container, errors);
     }
     host_port_conflicts(list.each(), errors);
     for container in spec.get("initContainers").each() {
@@ -34,13 +36,11 @@ pub(super) fn containers(spec: &Node<'_>, volumes: &BTreeSet<&str>, errors: &mut
             errors.push(name.duplicate());
         }
         host_port_conflicts(std::iter::once(container.clone()), errors);
-        let policy = container.get("restartPolicy");
-        match policy.text() {
-            "" => {}
-            "Always" => probes(&container, errors),
-            _ => errors.push(policy.not_supported(&["Always"])),
-        }
-        if policy.text() != "Always" {
+        handlers::restart_policy(&container, errors);
+        if container.get("restartPolicy").text() == "Always" {
+            handlers::lifecycle(spec, &container, errors);
+            handlers::probes(&container, errors);
+        } else {
             for field in [
                 "lifecycle",
                 "livenessProbe",
@@ -75,7 +75,7 @@ fn common(spec: &Node<'_>, container: &Node<'_>, volumes: &BTreeSet<&str>, error
         &container.get("imagePullPolicy"),
         &["Always", "IfNotPresent", "Never"],
     );
-    resources(&container.get("resources"), errors);
+    resources::resources(&container.get("resources"), errors);
     security::container(spec, &container.get("securityContext"), errors);
 }
 
@@ -345,241 +345,5 @@ pub(super) fn resource_field_ref(reference: &Node<'_>, volume: InVolume, errors:
         let detail =
             format!("only divisor's values {values} are supported with the {what} resource");
         errors.push(FieldError::invalid(&divisor.path, name, detail));
-    }
-}
-
-fn probes(container: &Node<'_>, errors: &mut Errors) {
-    for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        let probe = container.get(kind);
-        if !probe.is_set() {
-            continue;
-        }
-        handler(&probe, errors);
-        for field in [
-            "initialDelaySeconds",
-            "timeoutSeconds",
-            "periodSeconds",
-            "successThreshold",
-            "failureThreshold",
-        ] {
-            errors.non_negative(&probe.get(field));
-        }
-        let grace = probe.get("terminationGracePeriodSeconds");
-        if grace.int().is_some_and(|n| n <= 0) {
-            errors.push(grace.invalid("must be greater than 0"));
-        }
-        let success = probe.get("successThreshold");
-        if kind == "readinessProbe" {
-            if grace.is_set() {
-                errors.push(grace.invalid("must not be set for readinessProbes"));
-            }
-        } else if success.int().unwrap_or(0) != 1 {
-            errors.push(FieldError::invalid(
-                &success.path,
-                success.int().unwrap_or(0),
-                "must be 1",
-            ));
-        }
-    }
-}
-
-fn handler(probe: &Node<'_>, errors: &mut Errors) {
-    let mut any = false;
-    for kind in ["exec", "httpGet", "tcpSocket", "grpc"] {
-        let action = probe.get(kind);
-        if !action.is_set() {
-            continue;
-        }
-        if any {
-            errors.push(action.forbidden("may not specify more than 1 handler type"));
-            continue;
-        }
-        any = true;
-        match kind {
-            "exec" => {
-                errors.require(&action.get("command"));
-            }
-            "httpGet" => http_get(&action, errors),
-            "tcpSocket" => port_or_name(&action.get("port"), errors),
-            _ => errors.port(&action.get("port")),
-        }
-    }
-    if !any {
-        errors.push(probe.required("must specify a handler type"));
-    }
-}
-
-fn http_get(action: &Node<'_>, errors: &mut Errors) {
-    errors.require(&action.get("path"));
-    port_or_name(&action.get("port"), errors);
-    let scheme = action.get("scheme");
-    if !matches!(scheme.text(), "HTTP" | "HTTPS") {
-        errors.push(scheme.not_supported(&["HTTP", "HTTPS"]));
-    }
-    for header in action.get("httpHeaders").each() {
-        let name = header.get("name").text();
-        for message in names::http_header(name) {
-            errors.push(FieldError::invalid(
-                action.path.child("httpHeaders"),
-                name,
-                message,
-            ));
-        }
-    }
-}
-
-/// A port's number, or the name of one.
-pub(in super::super) fn port_or_name(port: &Node<'_>, errors: &mut Errors) {
-    match port.value {
-        Value::String(name) => errors.messages(port, names::port_name(name)),
-        _ => errors.port(port),
-    }
-}
-
-const STANDARD: &[&str] = &["cpu", "memory", "ephemeral-storage"];
-/// Standard elsewhere (in quotas), not for containers.
-const QUOTA: &[&str] = &[
-    "storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "requests.storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "services",
-    "replicationcontrollers",
-    "resourcequotas",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-
-fn resources(resources: &Node<'_>, errors: &mut Errors) {
-    let (limits, requests) = (resources.get("limits"), resources.get("requests"));
-    for (name, quantity) in limits.entries() {
-        resource_name(name, &quantity, errors);
-        resource_value(name, &quantity, errors);
-    }
-    for (name, quantity) in requests.entries() {
-        resource_name(name, &quantity, errors);
-        resource_value(name, &quantity, errors);
-        let overcommit = STANDARD.contains(&name);
-        let refuse =
-            |detail: String| FieldError::invalid(&requests.path, quantity.value.clone(), detail);
-        match limits.value.get(name) {
-            Some(limit) => {
-                let shown = limit.as_str().unwrap_or_default();
-                let (want, most) = (
-                    Quantity::of(Some(quantity.value)),
-                    Quantity::of(Some(limit)),
-                );
-                if want != most && !overcommit {
-                    errors.push(refuse(format!("must be equal to {name} limit of {shown}")));
-                } else if want > most {
-                    errors.push(refuse(format!(
-                        "must be less than or equal to {name} limit of {shown}"
-                    )));
-                }
-            }
-            None if !overcommit => {
-                errors.push(limits.required("Limit must be set for non overcommitable resources"));
-            }
-            None => {}
-        }
-    }
-    let has = |wanted: fn(&str) -> bool| {
-        limits
-            .map()
-            .into_iter()
-            .chain(requests.map())
-            .any(|m| m.keys().any(|k| wanted(k)))
-    };
-    if has(|k| k.starts_with("hugepages-")) && !has(|k| matches!(k, "cpu" | "memory")) {
-        errors.push(resources.forbidden("HugePages require cpu or memory"));
-    }
-}
-
-fn resource_name(name: &str, quantity: &Node<'_>, errors: &mut Errors) {
-    let invalid = |detail: &str| FieldError::invalid(&quantity.path, name, detail);
-    let messages = names::qualified_name(name);
-    let malformed = !messages.is_empty();
-    for message in messages {
-        errors.push(invalid(&message));
-    }
-    let for_containers = STANDARD.contains(&name) || name.starts_with("hugepages-");
-    match name.split_once('/') {
-        None if !for_containers => {
-            if !malformed && !QUOTA.contains(&name) {
-                errors.push(invalid(
-                    "must be a standard resource type or fully qualified",
-                ));
-            }
-            errors.push(invalid("must be a standard resource for containers"));
-        }
-        Some((domain, _))
-            if !domain.ends_with("kubernetes.io") && name.starts_with("requests.") =>
-        {
-            errors.push(invalid("doesn't follow extended resource name standard"));
-        }
-        _ => {}
-    }
-}
-
-fn resource_value(name: &str, quantity: &Node<'_>, errors: &mut Errors) {
-    let value = Quantity::of(Some(quantity.value));
-    if value < Quantity::ZERO {
-        errors.push(quantity.invalid("must be greater than or equal to 0"));
-    }
-    let whole = name.contains('/')
-        && !name
-            .split('/')
-            .next()
-            .is_some_and(|d| d.ends_with("kubernetes.io"));
-    if whole && !value.is_whole() {
-        errors.push(quantity.invalid("must be an integer"));
-    }
-}
-
-/// Guaranteed, Burstable or BestEffort, from the requests and limits of all containers.
-pub fn qos_class(pod: &Value) -> &'static str {
-    let spec = Node::root(pod).get("spec");
-    let (mut requests, mut limits): (BTreeMap<String, Quantity>, BTreeMap<String, Quantity>) =
-        Default::default();
-    let mut guaranteed = true;
-    for container in spec
-        .get("containers")
-        .each()
-        .chain(spec.get("initContainers").each())
-    {
-        let resources = container.get("resources");
-        let counted = |from: &str, into: &mut BTreeMap<String, Quantity>| {
-            let mut found = BTreeSet::new();
-            for (name, value) in resources.get(from).entries() {
-                let value = Quantity::of(Some(value.value));
-                if matches!(name, "cpu" | "memory") && value > Quantity::ZERO {
-                    let sum = into.entry(name.to_owned()).or_default();
-                    *sum = *sum + value;
-                    found.insert(name.to_owned());
-                }
-            }
-            found
-        };
-        counted("requests", &mut requests);
-        guaranteed &= counted("limits", &mut limits).len() == 2;
-    }
-    if requests.is_empty() && limits.is_empty() {
-        return "BestEffort";
-    }
-    let equal = requests
-        .iter()
-        .all(|(name, value)| limits.get(name) == Some(value));
-    if guaranteed && equal && requests.len() == limits.len() {
-        "Guaranteed"
-    } else {
-        "Burstable"
     }
 }

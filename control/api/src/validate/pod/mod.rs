@@ -1,13 +1,15 @@
 //! Pods and the templates that pods are made from.
 
 mod container;
+mod handlers;
+mod resources;
 mod scheduling;
 mod security;
 mod status;
 mod update;
 mod volume;
 
-pub use container::qos_class;
+pub use resources::qos_class;
 
 use super::{
     names,
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::{FieldError, Value};
 
-pub(super) use container::port_or_name;
+pub(super) use handlers::port_or_name;
 pub(super) use scheduling::taint_effect;
 
 /// A new pod.
@@ -101,6 +103,11 @@ fn pod_spec(spec: &Node<'_>, holder: Holder, errors: &mut Errors) {
     security::pod(spec, errors);
     scheduling::affinity(&spec.get("affinity"), errors);
     dns_config(spec, errors);
+    for gate in spec.get("readinessGates").each() {
+        let ty = gate.get("conditionType");
+        errors.messages(&ty, names::qualified_name(ty.text()));
+    }
+    scheduling::spread(&spec.get("topologySpreadConstraints"), errors);
     security::host_users(spec, errors);
     hostname_override(spec, errors);
     for (field, check) in [

@@ -1,10 +1,11 @@
-//! Where a pod may run: tolerations and affinity to nodes. Affinity to other pods is refused by the table.
+//! Where a pod may run: tolerations, affinity to nodes and to other pods, spreading.
 
 use super::super::{
-    names,
+    meta, names,
     node::{Errors, Node},
 };
 use crate::FieldError;
+use std::collections::BTreeSet;
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
@@ -70,15 +71,148 @@ pub(super) fn affinity(affinity: &Node<'_>, errors: &mut Errors) {
         .get("preferredDuringSchedulingIgnoredDuringExecution")
         .each()
     {
-        let weight = preferred.get("weight");
-        if !weight.int().is_some_and(|n| (1..=100).contains(&n)) {
+        weight(&preferred, errors);
+        node_selector_term(&preferred.get("preference"), Values::Any, errors);
+    }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let affinity = affinity.get(kind);
+        for term in affinity
+            .get("requiredDuringSchedulingIgnoredDuringExecution")
+            .each()
+        {
+            pod_term(&term, errors);
+        }
+        for preferred in affinity
+            .get("preferredDuringSchedulingIgnoredDuringExecution")
+            .each()
+        {
+            weight(&preferred, errors);
+            pod_term(&preferred.get("podAffinityTerm"), errors);
+        }
+    }
+}
+
+fn weight(preferred: &Node<'_>, errors: &mut Errors) {
+    let weight = preferred.get("weight");
+    if !weight.int().is_some_and(|n| (1..=100).contains(&n)) {
+        errors.push(FieldError::invalid(
+            &weight.path,
+            weight.int().unwrap_or(0),
+            "must be in the range 1-100",
+        ));
+    }
+}
+
+fn pod_term(term: &Node<'_>, errors: &mut Errors) {
+    meta::label_selector(&term.get("labelSelector"), errors);
+    meta::label_selector(&term.get("namespaceSelector"), errors);
+    for namespace in term.get("namespaces").each() {
+        for message in names::dns_label(namespace.text()) {
             errors.push(FieldError::invalid(
-                &weight.path,
-                weight.int().unwrap_or(0),
-                "must be in the range 1-100",
+                term.path.child("namespace"),
+                namespace.text(),
+                message,
             ));
         }
-        node_selector_term(&preferred.get("preference"), Values::Any, errors);
+    }
+    label_keys(term, errors);
+    let key = term.get("topologyKey");
+    if key.len() == 0 {
+        errors.push(key.required("can not be empty"));
+    }
+    errors.messages(&key, names::qualified_name(key.text()));
+}
+
+/// `matchLabelKeys` and `mismatchLabelKeys`: names of labels that the selector does not settle already.
+fn label_keys(place: &Node<'_>, errors: &mut Errors) {
+    let selector = place.get("labelSelector");
+    let (matching, mismatching) = (place.get("matchLabelKeys"), place.get("mismatchLabelKeys"));
+    for keys in [&matching, &mismatching] {
+        if keys.len() > 0 && !selector.is_set() {
+            errors.push(keys.forbidden("must not be specified when labelSelector is not set"));
+            continue;
+        }
+        for key in keys.each() {
+            errors.messages(&key, names::qualified_name(key.text()));
+        }
+    }
+    let mut selected: BTreeSet<&str> = selector
+        .get("matchLabels")
+        .entries()
+        .map(|(key, _)| key)
+        .collect();
+    for expression in selector.get("matchExpressions").each() {
+        let key = expression.get("key").text();
+        if let Some(i) = matching.each().position(|k| k.text() == key)
+            && selected.contains(key)
+        {
+            let detail = "exists in both matchLabelKeys and labelSelector";
+            errors.push(FieldError::invalid(place.path.index(i), key, detail));
+        }
+        selected.insert(key);
+    }
+    for key in matching.each() {
+        if mismatching.each().any(|other| other.text() == key.text()) {
+            errors.push(key.invalid("exists in both matchLabelKeys and mismatchLabelKeys"));
+        }
+    }
+}
+
+pub(super) fn spread(list: &Node<'_>, errors: &mut Errors) {
+    let constraints: Vec<Node<'_>> = list.each().collect();
+    for (i, constraint) in constraints.iter().enumerate() {
+        let (key, action) = (
+            constraint.get("topologyKey"),
+            constraint.get("whenUnsatisfiable"),
+        );
+        positive(&constraint.get("maxSkew"), errors);
+        if key.len() == 0 {
+            errors.push(key.required("can not be empty"));
+        }
+        if !matches!(action.text(), "DoNotSchedule" | "ScheduleAnyway") {
+            errors.push(action.not_supported(&["DoNotSchedule", "ScheduleAnyway"]));
+        }
+        let same = |other: &Node<'_>| {
+            other.get("topologyKey").text() == key.text()
+                && other.get("whenUnsatisfiable").text() == action.text()
+        };
+        if constraints[i + 1..].iter().any(same) {
+            let path = constraint.path.child("{topologyKey, whenUnsatisfiable}");
+            errors.push(FieldError::duplicate(
+                path,
+                format!("{{{}, {}}}", key.text(), action.text()),
+            ));
+        }
+        let domains = constraint.get("minDomains");
+        if domains.is_set() {
+            positive(&domains, errors);
+            if action.text() != "DoNotSchedule" {
+                let detail = format!(
+                    "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}",
+                    action.text()
+                );
+                errors.push(domains.invalid(detail));
+            }
+        }
+        for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
+            let policy = constraint.get(policy);
+            if policy.is_set() && !matches!(policy.text(), "Honor" | "Ignore") {
+                errors.push(policy.not_supported(&["Honor", "Ignore"]));
+            }
+        }
+        label_keys(constraint, errors);
+        meta::label_selector(&constraint.get("labelSelector"), errors);
+    }
+}
+
+fn positive(node: &Node<'_>, errors: &mut Errors) {
+    let number = node.int().unwrap_or(0);
+    if number <= 0 {
+        errors.push(FieldError::invalid(
+            &node.path,
+            number,
+            "must be greater than 0",
+        ));
     }
 }
 

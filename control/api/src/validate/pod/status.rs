@@ -1,8 +1,11 @@
 //! What the node agent may write into a pod's status.
 
-use super::super::{
-    names,
-    node::{Errors, Node},
+use super::{
+    super::{
+        names,
+        node::{Errors, Node},
+    },
+    handlers,
 };
 use crate::FieldError;
 use std::collections::BTreeSet;
@@ -48,23 +51,31 @@ pub(super) fn pod(new: &Node<'_>, old: &Node<'_>) -> Vec<FieldError> {
     errors.into_vec()
 }
 
-/// Where the restart policy does not restart a container, its end is final.
+/// Where the restart policy does not start a container again, its end is final.
 fn ended_containers_stay_ended(new: &Node<'_>, old: &Node<'_>, errors: &mut Errors) {
-    let policy = old.get("spec").get("restartPolicy");
-    if matches!(policy.text(), "Always" | "") {
-        return;
-    }
+    let spec = old.get("spec");
     let statuses = new.get("status").get("containerStatuses");
-    let was = old.get("status").get("containerStatuses");
-    for (i, old) in was.each().enumerate() {
-        let terminated = old.get("state").get("terminated");
-        let failed = terminated.get("exitCode").int().unwrap_or(0) != 0;
-        if !terminated.is_set() || (failed && policy.text() == "OnFailure") {
+    for (i, old) in old
+        .get("status")
+        .get("containerStatuses")
+        .each()
+        .enumerate()
+    {
+        let (terminated, name) = (old.get("state").get("terminated"), old.get("name"));
+        let Some(container) = spec
+            .get("containers")
+            .each()
+            .find(|c| c.get("name").text() == name.text())
+        else {
+            continue;
+        };
+        let code = terminated.get("exitCode").int().unwrap_or(0);
+        if !terminated.is_set() || handlers::restarts(&spec, &container, code) {
             continue;
         }
         let same = statuses
             .each()
-            .find(|s| s.get("name").text() == old.get("name").text());
+            .find(|s| s.get("name").text() == name.text());
         if same.is_some_and(|s| !s.get("state").get("terminated").is_set()) {
             let path = statuses.path.index(i).child("state");
             errors.push(FieldError::forbidden(
