@@ -1,6 +1,6 @@
 //! The heart of apply: which fields go to whom. Knows nothing of times or wire forms.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use kernelet_api::{
     Value,
@@ -35,10 +35,10 @@ pub(super) enum OnConflict {
     Take,
 }
 
-/// An object in one version.
+/// An object in one version. Cheap to clone: most objects have one version only, and many managers.
 #[derive(Clone)]
 struct Versioned<'s> {
-    value: Value,
+    value: Rc<Value>,
     shape: Shape<'s>,
     api_version: String,
 }
@@ -48,9 +48,9 @@ impl<'a> Updater<'a> {
         Shape::of(self.schema, self.ty)
     }
 
-    fn own(&self, value: &Value) -> Versioned<'a> {
+    fn own(&self, value: Value) -> Versioned<'a> {
         Versioned {
-            value: value.clone(),
+            value: Rc::new(value),
             shape: self.shape(),
             api_version: self.api_version.to_owned(),
         }
@@ -62,7 +62,7 @@ impl<'a> Updater<'a> {
         }
         let (value, ty) = self.versions.convert(&object.value, api_version)?;
         Some(Versioned {
-            value,
+            value: Rc::new(value),
             shape: Shape::of(self.schema, ty),
             api_version: api_version.to_owned(),
         })
@@ -77,9 +77,10 @@ impl<'a> Updater<'a> {
         id: &ManagerId,
         on_conflict: OnConflict,
     ) -> Result<Value, ApplyError> {
-        self.reconcile(live, managed);
+        let live = self.own(live.clone());
+        self.reconcile(&live, managed);
         let shape = self.shape();
-        let merged = merge(shape, Some(live), Some(config))
+        let merged = merge(shape, Some(&live.value), Some(config))
             .map_err(ApplyError::Merge)?
             .unwrap_or(Value::Null);
         let set = field_set(shape, config)
@@ -93,12 +94,12 @@ impl<'a> Updater<'a> {
         let time = managed.0.get(id).and_then(|owned| owned.time.clone());
         let last = managed.0.insert(id.clone(), Owned { time, ..owned });
         let pruned = match last {
-            Some(last) if !last.set.is_empty() => self.prune(self.own(&merged), managed, &last),
-            _ => Ok(merged),
+            Some(last) if !last.set.is_empty() => self.prune(self.own(merged), managed, &last),
+            _ => Ok(self.own(merged)),
         }
         .map_err(ApplyError::Compare)?;
-        self.hand_over(live, &pruned, managed, id, on_conflict)?;
-        Ok(pruned)
+        self.hand_over(&live, &pruned, managed, id, on_conflict)?;
+        Ok(Rc::unwrap_or_clone(pruned.value))
     }
 
     /// Gives `id` what `new` changed, and takes it from everybody else.
@@ -109,8 +110,9 @@ impl<'a> Updater<'a> {
         managed: &mut Managed,
         id: &ManagerId,
     ) -> Result<(), ApplyError> {
-        self.reconcile(live, managed);
-        let changes = self.hand_over(live, new, managed, id, OnConflict::Take)?;
+        let (live, new) = (self.own(live.clone()), self.own(new.clone()));
+        self.reconcile(&live, managed);
+        let changes = self.hand_over(&live, &new, managed, id, OnConflict::Take)?;
         let before = managed
             .0
             .remove(id)
@@ -136,11 +138,10 @@ impl<'a> Updater<'a> {
     }
 
     /// Brings stored sets in line with the schema of today; managers of vanished versions are forgotten.
-    fn reconcile(&self, live: &Value, managed: &mut Managed) {
-        let live = self.own(live);
+    fn reconcile(&self, live: &Versioned<'a>, managed: &mut Managed) {
         managed
             .0
-            .retain(|_, owned| match self.convert(&live, &owned.api_version) {
+            .retain(|_, owned| match self.convert(live, &owned.api_version) {
                 Some(live) => {
                     owned.set = reconcile(live.shape, &owned.set);
                     true
@@ -152,13 +153,12 @@ impl<'a> Updater<'a> {
     /// Takes what changes between `live` and `new` from all managers but `id`.
     fn hand_over(
         &self,
-        live: &Value,
-        new: &Value,
+        live: &Versioned<'a>,
+        new: &Versioned<'a>,
         managed: &mut Managed,
         id: &ManagerId,
         on_conflict: OnConflict,
     ) -> Result<Comparison, ApplyError> {
-        let (live, new) = (self.own(live), self.own(new));
         let own = compare(live.shape, &live.value, &new.value)
             .map_err(ApplyError::Compare)?
             .without(self.reset);
@@ -169,8 +169,8 @@ impl<'a> Updater<'a> {
         let mut vanished = Vec::new();
         for (other, owned) in managed.0.iter().filter(|(other, _)| *other != id) {
             if !changes.contains_key(&owned.api_version) {
-                let live = self.convert(&live, &owned.api_version);
-                let new = self.convert(&new, &owned.api_version);
+                let live = self.convert(live, &owned.api_version);
+                let new = self.convert(new, &owned.api_version);
                 let (Some(live), Some(new)) = (live, new) else {
                     vanished.push(other.clone());
                     continue;
@@ -216,31 +216,29 @@ impl<'a> Updater<'a> {
         merged: Versioned<'a>,
         managed: &Managed,
         last: &Owned,
-    ) -> Result<Value, TypedError> {
+    ) -> Result<Versioned<'a>, TypedError> {
         let Some(merged) = self.convert(&merged, &last.api_version) else {
-            return Ok(merged.value);
+            return Ok(merged);
         };
         let shape = merged.shape;
         let last_set = last.set.with_named_fields(Some(shape));
         let pruned = Versioned {
-            value: remove(shape, &merged.value, &last_set),
+            value: Rc::new(remove(shape, &merged.value, &last_set)),
             ..merged.clone()
         };
         let pruned = self.add_back_owned(&merged, pruned, managed)?;
         // Only what this applier had owned may go: what nobody owns stays.
         let Some(pruned) = self.convert(&pruned, &last.api_version) else {
-            return Ok(merged.value);
+            return Ok(merged);
         };
         let kept = field_set(shape, &pruned.value)?.with_named_fields(Some(shape));
         let all = field_set(shape, &merged.value)?.with_named_fields(Some(shape));
         let gone = all.difference(&kept).intersection(&last_set);
         let pruned = Versioned {
-            value: remove(shape, &merged.value, &gone),
+            value: Rc::new(remove(shape, &merged.value, &gone)),
             ..merged
         };
-        Ok(self
-            .convert(&pruned, self.api_version)
-            .map_or(pruned.value, |object| object.value))
+        Ok(self.convert(&pruned, self.api_version).unwrap_or(pruned))
     }
 
     /// Puts back what was removed but is managed by somebody, version by version.
@@ -272,7 +270,7 @@ impl<'a> Updater<'a> {
             let wanted = by_version[version].with_named_fields(Some(shape));
             let gone = all_set.difference(&rest_set.union(&wanted));
             pruned = Versioned {
-                value: remove(shape, &all.value, &gone),
+                value: Rc::new(remove(shape, &all.value, &gone)),
                 ..all.clone()
             };
             merged = all;

@@ -35,18 +35,13 @@ fn merge_maps(
     left: Option<&Value>,
     right: Option<&Value>,
 ) -> Result<Option<Value>, TypedError> {
-    let inner = |value: Option<&'_ Value>| {
-        value
-            .and_then(Value::as_object)
-            .filter(|map| !map.is_empty())
-            .cloned()
-    };
-    let (ours, theirs) = (inner(left), inner(right));
+    let empty = Map::new();
+    let ours = left.and_then(Value::as_object).unwrap_or(&empty);
+    let theirs = right.and_then(Value::as_object).unwrap_or(&empty);
     // Two empty ones are a leaf, so that empty and null stay what they are.
-    if atom.atomic || (ours.is_none() && theirs.is_none()) {
+    if atom.atomic || (ours.is_empty() && theirs.is_empty()) {
         return Ok(right.or(left).cloned());
     }
-    let (ours, theirs) = (ours.unwrap_or_default(), theirs.unwrap_or_default());
     let mut out = Map::new();
     let keys = ours
         .keys()
@@ -66,13 +61,16 @@ fn merge_lists(
     left: Option<&Value>,
     right: Option<&Value>,
 ) -> Result<Option<Value>, TypedError> {
-    let inner =
-        |value: Option<&'_ Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-    let (ours, theirs) = (inner(left), inner(right));
+    let ours = left
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    let theirs = right
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
     if matches!(atom.keys, Keys::Atomic) || (ours.is_empty() && theirs.is_empty()) {
         return Ok(right.or(left).cloned());
     }
-    let out = interleave(atom, &ours, &theirs)?;
+    let out = interleave(atom, ours, theirs)?;
     Ok((!out.is_empty()).then_some(Value::Array(out)))
 }
 
