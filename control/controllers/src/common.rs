@@ -234,10 +234,11 @@ pub(crate) fn is_namespace_terminating(error: &kube::Error) -> bool {
 }
 
 /// Writes an object's status, and nothing else of it: fields that the new status lacks are taken
-/// away. Returns without an error when the object is gone.
+/// away. An annotation may go with it. Returns without an error when the object is gone.
 pub(crate) async fn write_status<K, S>(
     api: &Api<K>,
     object: &ObjectMeta,
+    annotation: Option<(&str, String)>,
     old: Option<&S>,
     new: &S,
 ) -> kube::Result<()>
@@ -253,7 +254,10 @@ where
         }
     }
     // The uid keeps it off a namesake that came meanwhile.
-    let patch = serde_json::json!({"metadata": {"uid": object.uid}, "status": status});
+    let mut patch = serde_json::json!({"metadata": {"uid": object.uid}, "status": status});
+    if let Some((key, value)) = annotation {
+        patch["metadata"]["annotations"] = serde_json::json!({key: value});
+    }
     let name = object.name.as_deref().unwrap_or_default();
     let params = PatchParams::default();
     match api.patch_status(name, &params, &Patch::Merge(&patch)).await {

@@ -265,9 +265,15 @@ impl Controller {
         if budget.status.as_ref() != Some(&status) {
             let api: Api<PodDisruptionBudget> =
                 Api::namespaced(self.client.clone(), &key.namespace);
-            write_status(&api, &budget.metadata, budget.status.as_ref(), &status)
-                .await
-                .attempt(|| format!("writing the status of PodDisruptionBudget {key}"))?;
+            write_status(
+                &api,
+                &budget.metadata,
+                None,
+                budget.status.as_ref(),
+                &status,
+            )
+            .await
+            .attempt(|| format!("writing the status of PodDisruptionBudget {key}"))?;
         }
         Ok(again.map_or(Next::OnChange, Next::After))
     }

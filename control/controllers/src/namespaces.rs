@@ -159,7 +159,7 @@ impl Controller {
             return Ok(());
         }
         let api: Api<Namespace> = Api::all(self.client.clone());
-        write_status(&api, &namespace.metadata, known, &status)
+        write_status(&api, &namespace.metadata, None, known, &status)
             .await
             .attempt(|| format!("writing the status of namespace {name}"))
     }

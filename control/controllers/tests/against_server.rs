@@ -92,6 +92,7 @@ async fn a_deployment_rolls_out_rolls_on_and_rolls_back() {
         first.annotations()["deployment.kubernetes.io/revision"],
         "1"
     );
+    assert_eq!(first.metadata.generation, Some(1), "only the spec counts");
     let api = cluster.api::<Deployment>();
     let params = PatchParams::default();
     let image = |image: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});

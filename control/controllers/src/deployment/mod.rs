@@ -144,6 +144,7 @@ impl Controller {
         let now = now();
         let Plan {
             actions,
+            revision,
             mut status,
             recheck,
         } = plan(&deployment, &sets, &runs, now);
@@ -154,7 +155,7 @@ impl Controller {
                 break;
             }
         }
-        self.write_status(&deployment, status).await?;
+        self.write_status(&deployment, revision, status).await?;
         failed?;
         Ok(recheck.map_or(Next::OnChange, Next::After))
     }
@@ -214,7 +215,6 @@ impl Controller {
         status: &mut DeploymentStatus,
     ) -> Result<(), Failed> {
         let namespace = deployment.namespace().unwrap_or_default();
-        let name = deployment.name_any();
         let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &namespace);
         match action {
             Action::Create(set) => self.create(deployment, &api, &set, status).await,
@@ -248,18 +248,6 @@ impl Controller {
                     .map(drop)
                     .attempt(|| format!("deleting old ReplicaSet {namespace}/{set}")),
             },
-            Action::Revision(revision) => {
-                let api: Api<Deployment> = Api::namespaced(self.client.clone(), &namespace);
-                let patch = serde_json::json!({"metadata": {
-                    "uid": deployment.metadata.uid,
-                    "annotations": {revision::REVISION: revision},
-                }});
-                let params = PatchParams::default();
-                api.patch(&name, &params, &Patch::Merge(&patch))
-                    .await
-                    .map(drop)
-                    .attempt(|| format!("writing the revision of Deployment {namespace}/{name}"))
-            }
         }
     }
 
@@ -324,25 +312,23 @@ impl Controller {
             .event(deployment, EventType::Normal, "ScalingReplicaSet", message);
     }
 
+    /// The revision goes with the status: written there, it doesn't count as a new generation.
     async fn write_status(
         &self,
         deployment: &Deployment,
+        revision: Option<String>,
         status: DeploymentStatus,
     ) -> Result<(), Failed> {
-        if deployment
-            .status
-            .as_ref()
-            .is_some_and(|known| is_same(known, &status))
-        {
+        let known = deployment.status.as_ref();
+        if revision.is_none() && known.is_some_and(|known| is_same(known, &status)) {
             return Ok(());
         }
-        let namespace = deployment.namespace().unwrap_or_default();
-        let name = deployment.name_any();
-        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &namespace);
-        let known = deployment.status.as_ref();
-        write_status(&api, &deployment.metadata, known, &status)
+        let key = ObjectKey::of(deployment);
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
+        let annotations = revision.map(|revision| (revision::REVISION, revision));
+        write_status(&api, &deployment.metadata, annotations, known, &status)
             .await
-            .attempt(|| format!("writing the status of Deployment {namespace}/{name}"))
+            .attempt(|| format!("writing the status of Deployment {key}"))
     }
 }
 

@@ -29,13 +29,13 @@ pub(crate) enum Action {
         from: i32,
     },
     Delete(String),
-    /// The deployment's revision annotation.
-    Revision(String),
 }
 
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub actions: Vec<Action>,
+    /// The deployment's revision annotation, if it must change.
+    pub revision: Option<String>,
     pub status: DeploymentStatus,
     pub recheck: Option<Duration>,
 }
@@ -68,6 +68,7 @@ pub(crate) fn plan(
     }
     Plan {
         recheck: recheck(deployment, &status, now),
+        revision: work.revision.take(),
         actions: work.actions(),
         status,
     }
@@ -161,7 +162,7 @@ impl<'a> Work<'a> {
     }
 
     fn actions(self) -> Vec<Action> {
-        let mut actions: Vec<Action> = self.revision.map(Action::Revision).into_iter().collect();
+        let mut actions = Vec::new();
         for set in self.new.into_iter().chain(self.old) {
             if !set.exists {
                 actions.push(Action::Create(Box::new(set.object)));

@@ -114,7 +114,6 @@ impl Cluster {
                     self.writes.gone(&key, &name);
                     true
                 }
-                Action::Revision(_) => true,
             };
             if !written {
                 break;

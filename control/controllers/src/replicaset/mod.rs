@@ -311,7 +311,7 @@ impl Controller {
         let name = set.name_any();
         let namespace = set.namespace().unwrap_or_default();
         let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &namespace);
-        write_status(&api, &set.metadata, set.status.as_ref(), &status)
+        write_status(&api, &set.metadata, None, set.status.as_ref(), &status)
             .await
             .attempt(|| format!("writing the status of ReplicaSet {namespace}/{name}"))
     }
