@@ -174,6 +174,14 @@ fn finalizers(finalizers: &Node<'_>, errors: &mut Errors) {
                 message,
             ));
         }
+        if !finalizer.text().contains('/')
+            && !["kubernetes", "orphan", "foregroundDeletion"].contains(&finalizer.text())
+        {
+            errors
+                .push(finalizer.invalid(
+                    "name is neither a standard finalizer name nor is it fully qualified",
+                ));
+        }
         orphan |= finalizer.text() == "orphan";
         foreground |= finalizer.text() == "foregroundDeletion";
     }
