@@ -71,7 +71,7 @@ fn value(schema: &Schema, ty: &Type, depth: u32, rng: &mut TestRng) -> Value {
             let mut map = Map::new();
             // An embedded object's apiVersion and kind have no place in protobuf.
             for field in schema.get(*id).fields.iter().filter(|f| f.proto.is_some()) {
-                if depth > 0 && rng.next_u32() % 3 == 0 {
+                if depth > 0 && rng.next_u32().is_multiple_of(3) {
                     map.insert(field.name.clone(), value(schema, &field.ty, depth - 1, rng));
                 }
             }

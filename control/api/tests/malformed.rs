@@ -65,21 +65,11 @@ fn invalid(
     ))
 }
 
-/// To the form that is stored, as the server does before it validates.
-fn stored(resource: &Resource, object: Value) -> Value {
-    match &resource.storage {
-        kernelet_api::resources::Storage::Stored { gvk, .. } => resource
-            .convert(object, gvk)
-            .expect("every served version converts to the stored one"),
-        kernelet_api::resources::Storage::Virtual => object,
-    }
-}
-
 fn decode(body: &[u8], gvk: &Gvk) -> Result<Value, ApiError> {
     let schema = &Registry::builtin().schema;
     let mut value = codec::decode(schema, Format::Json, body, gvk, FieldValidation::Strict)?.value;
     resource(gvk).default(&mut value);
-    Ok(stored(resource(gvk), value))
+    Ok(value)
 }
 
 fn create(body: &[u8], gvk: &Gvk) -> Result<Value, ApiError> {

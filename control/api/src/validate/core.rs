@@ -5,8 +5,8 @@ use super::{
     node::{Errors, Node},
     pod,
 };
-use crate::{FieldError, Value, field::Path, quantity::Quantity};
-use std::{cmp::Ordering, collections::BTreeSet};
+use crate::{FieldError, Gvk, Value, convert, field::Path, quantity::Quantity};
+use std::{borrow::Cow, cmp::Ordering, collections::BTreeSet};
 
 /// What all values of a ConfigMap or Secret may hold together.
 const MAX_DATA: usize = 1 << 20;
@@ -287,7 +287,20 @@ pub fn binding(object: &Value) -> Vec<FieldError> {
 const MAX_EVENT_WORD: usize = 128;
 const MAX_EVENT_NOTE: usize = 1024;
 
-/// An event in its stored form, core's.
+/// An event in core's form; upstream names fields as core does, whatever group the event came through.
+fn core_form(object: &Value) -> Cow<'_, Value> {
+    let core = Gvk::new("", "v1", "Event");
+    match crate::meta::gvk(object) {
+        Some(gvk) if gvk.group == "events.k8s.io" => {
+            match convert::event(&gvk, &core, object.clone()) {
+                Ok(converted) => Cow::Owned(converted),
+                Err(_) => Cow::Borrowed(object),
+            }
+        }
+        _ => Cow::Borrowed(object),
+    }
+}
+
 pub fn event(object: &Value) -> Vec<FieldError> {
     let mut errors = Errors::default();
     let root = Node::root(object);
@@ -336,8 +349,9 @@ pub fn event_update(new: &Value, _: &Value) -> Vec<FieldError> {
     event(new)
 }
 
-/// An event that came in through `events.k8s.io`, in its stored form: the newer group asks for more.
+/// An event that came in through `events.k8s.io`, which asks for more.
 pub fn new_event(object: &Value) -> Vec<FieldError> {
+    let object = &*core_form(object);
     let mut errors = Errors::default();
     errors.extend(event(object).into_iter().map(named_as_in_the_new_group));
     let root = Node::root(object);
@@ -394,6 +408,7 @@ fn series(root: &Node<'_>, errors: &mut Errors) {
 
 /// In the newer group an event only grows its series.
 pub fn new_event_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let (new, old) = (&*core_form(new), &*core_form(old));
     let mut errors = Errors::default();
     errors.extend(event(new).into_iter().map(named_as_in_the_new_group));
     let (new, old) = (Node::root(new), Node::root(old));
