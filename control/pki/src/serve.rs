@@ -38,6 +38,8 @@ pub struct ServeLimits {
     pub handshake: Duration,
     /// A client that takes longer over one request's head is dropped.
     pub head: Duration,
+    /// A longer head is answered with 431.
+    pub head_bytes: usize,
     /// After shutdown began, how long running requests may go on.
     pub drain: Duration,
 }
@@ -48,6 +50,7 @@ impl Default for ServeLimits {
             connections: 8192,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
+            head_bytes: 128 * 1024,
             drain: Duration::from_secs(5),
         }
     }
@@ -125,7 +128,9 @@ pub async fn serve_tls<H, F, B>(
                 .http1()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.head)
+                .max_buf_size(limits.head_bytes)
                 .http2()
+                .max_header_list_size(limits.head_bytes as u32)
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(1000)
                 .keep_alive_interval(Duration::from_secs(30));

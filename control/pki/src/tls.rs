@@ -99,7 +99,8 @@ pub fn peer_identity(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
 pub fn csr_identity(csr_pem: &str) -> Option<PeerIdentity> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(csr_pem.as_bytes()).ok()?;
     let (_, request) =
-        x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents).ok()?;
+        x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
+            .ok()?;
     Some(identity_in(&request.certification_request_info.subject))
 }
 
