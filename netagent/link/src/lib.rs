@@ -22,8 +22,9 @@ pub use nft::{
 };
 pub use node::{NodeAddress, Uplink, node_addresses, put_unreachable, remove_routes, uplinks};
 pub use pod::{
-    Connected, GATEWAY_V4, GATEWAY_V6, NODE_MAC, PodLink, PodLinkObserved, ROUTE_PROTOCOL,
-    connect_pod, disconnect_pod, host_routes, pod_links, restore_pod,
+    Connected, GATEWAY_V4, GATEWAY_V6, NODE_MAC, PodEndObserved, PodLink, PodLinkObserved,
+    ROUTE_PROTOCOL, connect_pod, disconnect_pod, host_routes, observe_pod, pod_links, pod_mac,
+    restore_pod,
 };
 pub use sysctl::Sysctls;
 pub use watch::{Changed, NetworkWatch};

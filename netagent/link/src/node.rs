@@ -40,7 +40,7 @@ pub fn node_addresses() -> Result<Vec<NodeAddress>, LinkError> {
     addresses(&mut Netlink::route()?)
 }
 
-fn addresses(netlink: &mut Netlink) -> Result<Vec<NodeAddress>, LinkError> {
+pub(crate) fn addresses(netlink: &mut Netlink) -> Result<Vec<NodeAddress>, LinkError> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let mut found = Vec::new();
     for message in netlink.dump_route(request, "list the addresses")? {
@@ -79,18 +79,10 @@ pub fn uplinks(node_ip: IpAddr) -> Result<Vec<Uplink>, LinkError> {
     // By index: whether IPv4 and IPv6 go that way.
     let mut families: BTreeMap<u32, (bool, bool)> = BTreeMap::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        for route in routes(&mut netlink, family)? {
-            if route.header.destination_prefix_length != 0
-                || route.header.kind != RouteType::Unicast
-                || route.header.table != RouteHeader::RT_TABLE_MAIN
-            {
-                continue;
-            }
-            for ifindex in outgoing(&route) {
-                let known = families.entry(ifindex).or_default();
-                known.0 |= family == AddressFamily::Inet;
-                known.1 |= family == AddressFamily::Inet6;
-            }
+        for ifindex in default_links_of(&mut netlink, family)? {
+            let known = families.entry(ifindex).or_default();
+            known.0 |= family == AddressFamily::Inet;
+            known.1 |= family == AddressFamily::Inet6;
         }
     }
     for own in addresses(&mut netlink)?
@@ -125,6 +117,25 @@ pub fn uplinks(node_ip: IpAddr) -> Result<Vec<Uplink>, LinkError> {
         found.push(uplink);
     }
     Ok(found)
+}
+
+/// The links of the default routes of both families.
+pub(crate) fn default_links(netlink: &mut Netlink) -> Result<Vec<u32>, LinkError> {
+    let mut all = default_links_of(netlink, AddressFamily::Inet)?;
+    all.extend(default_links_of(netlink, AddressFamily::Inet6)?);
+    Ok(all)
+}
+
+fn default_links_of(netlink: &mut Netlink, family: AddressFamily) -> Result<Vec<u32>, LinkError> {
+    Ok(routes(netlink, family)?
+        .iter()
+        .filter(|route| {
+            route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+                && route.header.table == RouteHeader::RT_TABLE_MAIN
+        })
+        .flat_map(outgoing)
+        .collect())
 }
 
 fn outgoing(route: &RouteMessage) -> Vec<u32> {

@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use crate::{
     LinkError,
     netlink::{CREATE, EXCLUSIVE, Message, Netlink, REPLACE},
-    netns,
+    netns, node,
 };
 
 /// Marks every route of ours.
@@ -53,6 +53,8 @@ pub struct PodLink {
     pub pod: String,
     /// The node's end.
     pub name: String,
+    /// The pod's end: `eth0`, unless somebody wants another name.
+    pub pod_end: String,
     /// One a family.
     pub addresses: Vec<IpAddr>,
     /// The source of what the node sends to the pod, if it has one of the family.
@@ -79,9 +81,9 @@ pub struct Connected {
     pub netns_cookie: u64,
 }
 
-/// `02:` and the IPv4 address's or the IPv6 address's last bytes: unique on the node, and the same
+/// A local prefix and the IPv4 address's or the IPv6 address's last bytes: unique on the node, and the same
 /// after every restart.
-fn pod_mac(addresses: &[IpAddr]) -> [u8; 6] {
+pub fn pod_mac(addresses: &[IpAddr]) -> [u8; 6] {
     match addresses.first() {
         Some(IpAddr::V4(v4)) => {
             let [a, b, c, d] = v4.octets();
@@ -129,7 +131,7 @@ pub fn connect_pod(link: &PodLink, netns: BorrowedFd<'_>) -> Result<Connected, L
 fn make_pair(node: &mut Netlink, link: &PodLink, netns: BorrowedFd<'_>) -> Result<(), LinkError> {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
-        LinkAttribute::IfName("eth0".into()),
+        LinkAttribute::IfName(link.pod_end.clone()),
         LinkAttribute::Address(pod_mac(&link.addresses).to_vec()),
         LinkAttribute::Mtu(link.mtu),
         LinkAttribute::NetNsFd(netns.as_raw_fd()),
@@ -182,7 +184,7 @@ fn complete_pair(
     if let Some((ifindex, found_alias)) = &found {
         let peer = netns::in_netns(netns, || {
             let mut pod = Netlink::route()?;
-            Ok(find_peer(&mut pod)?.map(|(_, node_ifindex)| node_ifindex))
+            Ok(find_peer(&mut pod, &link.pod_end)?.map(|(_, node_ifindex)| node_ifindex))
         })?;
         let ours = found_alias
             .as_deref()
@@ -242,19 +244,20 @@ fn pod_route(link: &PodLink, ifindex: u32, address: IpAddr) -> Message {
 /// Inside the pod's namespace.
 fn pod_side(link: &PodLink) -> Result<(), LinkError> {
     let mut pod = Netlink::route()?;
-    let (eth0, _) = find_peer(&mut pod)?
-        .ok_or_else(|| LinkError::new("find eth0 in the pod", Errno::ENODEV))?;
+    let (eth0, _) = find_peer(&mut pod, &link.pod_end)?.ok_or_else(|| {
+        LinkError::new(format!("find {} in the pod", link.pod_end), Errno::ENODEV)
+    })?;
     if link.addresses.iter().any(IpAddr::is_ipv6) {
         // Ours are static; a router's advertisement would add another.
-        let key = "/proc/sys/net/ipv6/conf/eth0/accept_ra";
-        std::fs::write(key, "0")
+        let key = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.pod_end);
+        std::fs::write(&key, "0")
             .map_err(|source| LinkError::new(format!("write 0 to {key}"), source))?;
     }
     let mut messages = vec![up(1, "lo"), no_link_local(eth0)];
     for address in &link.addresses {
         messages.push(host_address(eth0, *address));
     }
-    messages.push(up(eth0, "eth0"));
+    messages.push(up(eth0, &link.pod_end));
     for address in &link.addresses {
         let gateway: IpAddr = match address {
             IpAddr::V4(_) => GATEWAY_V4.into(),
@@ -305,7 +308,7 @@ fn no_link_local(ifindex: u32) -> Message {
     Message::route(
         RouteNetlinkMessage::SetLink(set),
         0,
-        "turn off eth0's link-local address",
+        "turn off the pod's link-local address",
     )
 }
 
@@ -408,11 +411,11 @@ fn link_alias(link: &LinkMessage) -> Option<String> {
         })
 }
 
-/// The pod's `eth0`: its index, and the index of its other end.
-fn find_peer(pod: &mut Netlink) -> Result<Option<(u32, u32)>, LinkError> {
+/// The pod's end: its index, and the index of its other end.
+fn find_peer(pod: &mut Netlink, name: &str) -> Result<Option<(u32, u32)>, LinkError> {
     let mut get = LinkMessage::default();
-    get.attributes = vec![LinkAttribute::IfName("eth0".into())];
-    let what = "find eth0 in the pod";
+    get.attributes = vec![LinkAttribute::IfName(name.into())];
+    let what = "find the pod's end of its link";
     match pod.get(Message::route(RouteNetlinkMessage::GetLink(get), 0, what)) {
         Ok(reply) => match reply.route(what)? {
             RouteNetlinkMessage::NewLink(link) => {
@@ -555,4 +558,37 @@ fn pod_routes(node: &mut Netlink) -> Result<Vec<(IpAddr, u32)>, LinkError> {
 /// Puts back the node's side of a pod's link, if somebody removed part of it.
 pub fn restore_pod(link: &PodLink, ifindex: u32) -> Result<(), LinkError> {
     node_side(&mut Netlink::route()?, link, ifindex)
+}
+
+/// What a pod's namespace has of its link: the addresses on its end and whether it has a default route
+/// over it; `None` when there is no such end.
+pub fn observe_pod(
+    netns: BorrowedFd<'_>,
+    pod_end: &str,
+) -> Result<Option<PodEndObserved>, LinkError> {
+    netns::in_netns(netns, || {
+        let mut pod = Netlink::route()?;
+        let Some((ifindex, node_ifindex)) = find_peer(&mut pod, pod_end)? else {
+            return Ok(None);
+        };
+        let addresses = node::addresses(&mut pod)?
+            .into_iter()
+            .filter(|address| address.ifindex == ifindex && address.is_global)
+            .map(|address| address.address)
+            .collect();
+        let has_default_route = node::default_links(&mut pod)?.contains(&ifindex);
+        Ok(Some(PodEndObserved {
+            node_ifindex,
+            addresses,
+            has_default_route,
+        }))
+    })
+}
+
+/// The pod's side, there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEndObserved {
+    pub node_ifindex: u32,
+    pub addresses: Vec<IpAddr>,
+    pub has_default_route: bool,
 }

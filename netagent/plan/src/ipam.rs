@@ -1,8 +1,9 @@
 //! Which pod gets which address.
 //!
 //! Addresses are given out in order, round and round, so that one that was released rests as long as
-//! possible: connections, caches and name servers elsewhere still know its old owner. Nothing is
-//! stored: after a restart, what is attached is claimed again, and the round goes on behind it.
+//! possible: connections, caches and name servers elsewhere still know its old owner. The agent stores
+//! nothing: after a restart, what is attached is claimed again, and the round goes on behind it. A
+//! program that runs once a pod, as a CNI plugin does, keeps the value itself in a file.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,19 +11,21 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::Cidr;
 
 /// How long a released address is left alone while there are others.
 pub const REST: Duration = Duration::from_secs(60);
 
 /// The addresses of one node's pods. Times are a monotonic clock's.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Ipam {
     ranges: Vec<Range>,
     owners: BTreeMap<IpAddr, String>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Range {
     cidr: Cidr,
     /// Where the search for the next address begins.
@@ -144,6 +147,11 @@ impl Ipam {
             self.owners.insert(*address, owner.into());
         }
         Ok(given)
+    }
+
+    /// Everybody who has an address.
+    pub fn owners(&self) -> impl Iterator<Item = &str> {
+        self.owners.values().map(String::as_str)
     }
 
     /// Gives back all that `owner` has.
