@@ -4,7 +4,10 @@
 use std::{
     fs::OpenOptions,
     io::{Read, Write},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::{fs::OpenOptionsExt, process::CommandExt},
+    },
     process::{Command, ExitCode, Stdio},
 };
 
@@ -40,15 +43,18 @@ pub fn run(global: &Global, options: &UpOptions) -> anyhow::Result<ExitCode> {
         .open(instance.log_file())
         .with_context(|| format!("cannot open the log {}", instance.log_file().display()))?;
     let (mut report, child_end) = std::io::pipe()?;
-    let mut child = Command::new("/proc/self/exe");
+    let program = std::env::current_exe().context("cannot find this program's file")?;
+    let mut child = Command::new(program);
     child
+        .arg0("kernelet")
         .args(std::env::args_os().skip(1).filter(|arg| arg != "--detach"))
         .env(REPORT_FD, child_end.as_raw_fd().to_string())
-        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    // std opens everything close-on-exec; this one descriptor has to survive the exec.
+    // What the caller left open (a lock's descriptor, say) must not live on in a program that outlives it;
+    // this one descriptor has to survive the exec.
+    kernelet_sys::fd::close_on_exec_from(3).context("cannot close inherited descriptors")?;
     fcntl(&child_end, FcntlArg::F_SETFD(FdFlag::empty()))?;
     let mut child = child.spawn().context("cannot start the detached program")?;
     drop(child_end);

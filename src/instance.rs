@@ -98,12 +98,12 @@ impl Instance {
     /// Writes down what a later `down --purge` has to know of this start.
     pub fn remember(&self, cgroup_root: &str) -> anyhow::Result<()> {
         let path = self.data_dir.join(REMEMBERED);
-        kernelet_pki::write_private(&path, self.cgroups(cgroup_root).as_bytes())
+        kernelet_pki::write_private(&path, cgroup_root.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// The cgroups of the last start; `None` when there was none.
-    pub fn remembered_cgroups(&self) -> Option<String> {
+    /// The `--cgroup-root` of the last start; `None` when there was none.
+    pub fn remembered_cgroup_root(&self) -> Option<String> {
         fs::read_to_string(self.data_dir.join(REMEMBERED)).ok()
     }
 

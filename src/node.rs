@@ -10,6 +10,7 @@ use kernelet_netagent::{NetAgent, NetConfig};
 use kernelet_node::{Node, NodeConfig, NodeHandle};
 use kernelet_pki::{IdentitySpec, Usage};
 use kernelet_server::UserInfo;
+use kernelet_sys::cgroup::Layout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -136,7 +137,7 @@ pub async fn start(
 
 /// Removes what the node left on the machine; what could not be removed is the answer.
 pub fn purge(instance: &Instance) -> Vec<String> {
-    let Some(cgroups) = instance.remembered_cgroups() else {
+    let Some(root) = instance.remembered_cgroup_root() else {
         return Vec::new();
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -146,14 +147,34 @@ pub fn purge(instance: &Instance) -> Vec<String> {
         Ok(runtime) => runtime,
         Err(error) => return vec![format!("cannot start the runtime: {error}")],
     };
+    let cgroups = instance.cgroups(&root);
     let purged = kernelet_node::purge(
         &instance.data_dir,
         &instance.run_dir,
         &instance.log_dir,
         &cgroups,
     );
-    match runtime.block_on(purged) {
+    let mut left = match runtime.block_on(purged) {
         Ok(()) => Vec::new(),
         Err(error) => error.left,
+    };
+    if let Err(error) = remove_shared_root(&root) {
+        left.push(format!("{error:#}"));
     }
+    left
+}
+
+/// The cgroup root is every instance's; it goes with the last one.
+fn remove_shared_root(root: &str) -> anyhow::Result<()> {
+    if root.trim_matches('/').is_empty() {
+        return Ok(());
+    }
+    let layout = Layout::detect().context("cannot find the cgroup hierarchies")?;
+    let group = layout.group(root);
+    if group.exists() && group.children()?.is_empty() && !group.populated()? {
+        group
+            .remove(Duration::ZERO)
+            .with_context(|| format!("cannot remove the cgroup {root}"))?;
+    }
+    Ok(())
 }

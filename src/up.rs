@@ -39,6 +39,8 @@ pub fn run(global: &Global, options: Box<UpOptions>) -> anyhow::Result<ExitCode>
         let instance = Instance::create(&global.data_dir)?;
         let _lock = instance.lock()?;
         instance.remember(&options.node.cgroup_root)?;
+        // Every path is absolute from here on, and no mount is kept busy by where this was started.
+        std::env::set_current_dir("/").context("cannot change to /")?;
         runtime()?.block_on(up(&instance, &options, &mut report))
     })();
     if let Err(error) = &outcome {
