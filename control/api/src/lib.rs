@@ -2,6 +2,10 @@
 //!
 //! An object is a [`Value`] tree that is walked together with a [`schema::Schema`]; nothing here is generated per kind.
 //!
+//! A write goes: [`codec::decode`] (or [`codec::typecheck`] of a patch's result) → [`Resource::default`] → mutating
+//! admission → [`Resource::prepare_for_create`] or [`Resource::prepare_for_update`] → [`Resource::validate_create`] or
+//! [`Resource::validate_update`] → [`Resource::convert`] to the stored form → [`prune::canonicalize`].
+//!
 //! **Invariant:** pure. No I/O, no clock, no randomness; whoever needs the time or a name passes it in.
 
 pub mod codec;

@@ -175,6 +175,19 @@ impl Canonical {
     }
 }
 
+impl Canonical {
+    /// Rounded up to thousandths, as upstream rounds requests and limits.
+    pub fn rounded_to_milli(self) -> Self {
+        let step = NANO / 1000;
+        let nanos = self.number.nanos;
+        let rounded = (nanos.div_euclid(step) + i128::from(nanos.rem_euclid(step) != 0)) * step;
+        Self {
+            number: Quantity { nanos: rounded },
+            ..self
+        }
+    }
+}
+
 /// `[eEinumkKMGTP]*[-+]?[0-9]*`.
 fn suffix_shape(suffix: &str) -> bool {
     let rest = suffix.trim_start_matches(|c| "eEinumkKMGTP".contains(c));

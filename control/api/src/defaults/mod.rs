@@ -101,7 +101,11 @@ pub fn service(object: &mut Value) {
     }
     let ty = text(spec, "type").to_owned();
     let outside = matches!(ty.as_str(), "NodePort" | "LoadBalancer");
-    if outside {
+    let external = spec
+        .get("externalIPs")
+        .and_then(Value::as_array)
+        .is_some_and(|ips| !ips.is_empty());
+    if outside || (ty == "ClusterIP" && external) {
         set(spec, "externalTrafficPolicy", "Cluster");
     }
     if outside || ty == "ClusterIP" {

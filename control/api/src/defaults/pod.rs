@@ -1,7 +1,7 @@
 //! Defaults of pods and of the templates that pods are made from.
 
 use super::{Object, each, inner, set, text};
-use crate::{Value, meta::child_mut};
+use crate::{Value, meta::child_mut, quantity::Canonical};
 use serde_json::json;
 
 /// A pod: the template's defaults, and those that only pods have.
@@ -79,6 +79,9 @@ fn container(container: &mut Object) {
     set(container, "terminationMessagePath", "/dev/termination-log");
     set(container, "terminationMessagePolicy", "File");
     each(container, "ports").for_each(|port| set(port, "protocol", "TCP"));
+    if let Some(resources) = inner(container, "resources") {
+        round_up(resources);
+    }
     for variable in each(container, "env") {
         if let Some(source) = inner(variable, "valueFrom") {
             field_ref(source);
@@ -98,15 +101,32 @@ fn container(container: &mut Object) {
     }
 }
 
-/// Whether the image's tag is `latest`, said or meant.
+/// Whether the image's tag is `latest`, said or meant: nothing but a name means it, a name with a digest doesn't.
 fn pulls_latest(image: &str) -> bool {
-    if image.contains('@') {
-        return false;
-    }
-    let last = image.rsplit('/').next().unwrap_or(image);
+    let (name, digest) = image
+        .split_once('@')
+        .map_or((image, None), |(name, digest)| (name, Some(digest)));
+    let last = name.rsplit('/').next().unwrap_or(name);
     match last.split_once(':') {
         Some((_, tag)) => tag == "latest",
-        None => true,
+        None => digest.is_none() && !name.is_empty(),
+    }
+}
+
+/// Upstream keeps no fractions below a thousandth.
+fn round_up(resources: &mut Object) {
+    for list in ["limits", "requests"] {
+        for quantity in inner(resources, list)
+            .into_iter()
+            .flat_map(|list| list.values_mut())
+        {
+            let parsed = quantity
+                .as_str()
+                .and_then(|text| Canonical::parse(text).ok());
+            if let Some(rounded) = parsed.map(|q| q.rounded_to_milli().to_string()) {
+                *quantity = rounded.into();
+            }
+        }
     }
 }
 

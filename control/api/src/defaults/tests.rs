@@ -50,6 +50,18 @@ fn a_pods_limits_become_its_requests_where_it_asks_for_none() {
 }
 
 #[test]
+fn requests_are_rounded_up_to_thousandths() {
+    let pod = json!({"spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": "100u", "memory": "1Gi"}}}]}});
+    check(
+        "",
+        "Pod",
+        pod,
+        "/spec/containers/0/resources/requests",
+        json!({"cpu": "1m", "memory": "1Gi"}),
+    );
+}
+
+#[test]
 fn the_pull_policy_follows_the_tag() {
     for (image, policy) in [
         ("nginx:1.2", "IfNotPresent"),
@@ -57,6 +69,7 @@ fn the_pull_policy_follows_the_tag() {
         ("reg:5000/nginx", "Always"),
         ("reg:5000/nginx:1", "IfNotPresent"),
         ("nginx@sha256:abc", "IfNotPresent"),
+        ("nginx:latest@sha256:abc", "Always"),
     ] {
         let pod = json!({"spec": {"containers": [{"name": "a", "image": image}]}});
         check(

@@ -60,6 +60,7 @@ pub(super) fn metadata(meta: &Node<'_>, namespaced: bool, rule: NameRule, errors
     owners(&meta.get("ownerReferences"), errors);
     finalizers(&meta.get("finalizers"), errors);
     managed_fields(&meta.get("managedFields"), errors);
+    finalizers_without_domain(&meta.get("finalizers"), errors);
 }
 
 /// The metadata of an update. Both are as [`crate::Resource::prepare_for_update`] leaves them.
@@ -100,6 +101,7 @@ pub(super) fn metadata_update(new: &Node<'_>, old: &Node<'_>, errors: &mut Error
     annotations(&new.get("annotations"), errors);
     owners(&new.get("ownerReferences"), errors);
     managed_fields(&new.get("managedFields"), errors);
+    finalizers_without_domain(&new.get("finalizers"), errors);
 }
 
 /// A map of labels: the error of a key or value stands at the map's path, as upstream has it.
@@ -174,20 +176,25 @@ fn finalizers(finalizers: &Node<'_>, errors: &mut Errors) {
                 message,
             ));
         }
-        if !finalizer.text().contains('/')
-            && !["kubernetes", "orphan", "foregroundDeletion"].contains(&finalizer.text())
-        {
-            errors
-                .push(finalizer.invalid(
-                    "name is neither a standard finalizer name nor is it fully qualified",
-                ));
-        }
         orphan |= finalizer.text() == "orphan";
         foreground |= finalizer.text() == "foregroundDeletion";
     }
     if orphan && foreground {
         errors
             .push(finalizers.invalid("finalizer orphan and foregroundDeletion cannot be both set"));
+    }
+}
+
+/// Names without a domain are upstream's own.
+fn finalizers_without_domain(finalizers: &Node<'_>, errors: &mut Errors) {
+    for finalizer in finalizers.each() {
+        let name = finalizer.text();
+        if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+            errors
+                .push(finalizer.invalid(
+                    "name is neither a standard finalizer name nor is it fully qualified",
+                ));
+        }
     }
 }
 

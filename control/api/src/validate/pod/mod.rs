@@ -35,6 +35,7 @@ pub fn pod(object: &Value) -> Vec<FieldError> {
 /// A pod's rules that hold on create and on update.
 fn pod_and_spec(root: &Node<'_>, errors: &mut Errors) {
     let spec = root.get("spec");
+    annotations(&root.get("metadata").get("annotations"), &spec, errors);
     pod_spec(&spec, Holder::Pod, errors);
     if spec.get("serviceAccountName").text().is_empty() {
         for volume in spec.get("volumes").each() {
@@ -55,6 +56,31 @@ fn pod_and_spec(root: &Node<'_>, errors: &mut Errors) {
     }
 }
 
+/// Annotations that mean something to the control plane.
+fn annotations(annotations: &Node<'_>, spec: &Node<'_>, errors: &mut Errors) {
+    const MIRROR: &str = "kubernetes.io/config.mirror";
+    const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+    let invalid = |key: &str, value: &Value, why| {
+        FieldError::invalid(annotations.path.key(key), value.clone(), why)
+    };
+    if let Some(value) = annotations.value.get(MIRROR)
+        && spec.get("nodeName").len() == 0
+    {
+        errors.push(invalid(
+            MIRROR,
+            value,
+            "must set spec.nodeName if mirror pod annotation is set",
+        ));
+    }
+    if let Some(value) = annotations.value.get(COST) {
+        let text = value.as_str().unwrap_or_default();
+        // Upstream takes no sign of plus and no leading zeros.
+        if text.parse::<i32>().map(|n| n.to_string()).ok().as_deref() != Some(text) {
+            errors.push(invalid(COST, value, "must be a 32bit integer"));
+        }
+    }
+}
+
 pub fn pod_update(new: &Value, old: &Value) -> Vec<FieldError> {
     update::pod(&Node::root(new), &Node::root(old))
 }
@@ -69,6 +95,7 @@ pub(super) fn template(template: &Node<'_>, errors: &mut Errors) {
     super::meta::labels(&metadata.get("labels"), errors);
     super::meta::annotations(&metadata.get("annotations"), errors);
     let spec = template.get("spec");
+    annotations(&metadata.get("annotations"), &spec, errors);
     pod_spec(&spec, Holder::Template, errors);
     let ephemeral = spec.get("ephemeralContainers");
     if ephemeral.len() > 0 {
