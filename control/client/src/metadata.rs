@@ -1,11 +1,12 @@
 //! Watching any kind's metadata, for the parts that work on all kinds (garbage collection).
 //! No store stands behind it: the caller keeps the little it needs of each object.
 
-use crate::reflect;
+use crate::reflect::{Events, Seen, Selectors, Source, follow};
+use futures::StreamExt;
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta},
-    runtime::watcher::{self, Event},
+    api::{ApiResource, DynamicObject, ListParams, ObjectMeta, PartialObjectMeta, WatchParams},
+    core::ObjectList,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,20 @@ pub enum MetadataEvent {
     Deleted(Box<ObjectMeta>),
 }
 
+struct Metadata(Api<DynamicObject>);
+
+impl Source for Metadata {
+    type Item = PartialObjectMeta<DynamicObject>;
+
+    async fn list(&self, params: &ListParams) -> kube::Result<ObjectList<Self::Item>> {
+        self.0.list_metadata(params).await
+    }
+
+    async fn watch(&self, params: &WatchParams, version: &str) -> kube::Result<Events<Self::Item>> {
+        Ok(self.0.watch_metadata(params, version).await?.boxed())
+    }
+}
+
 /// Lists and watches a kind's metadata in all namespaces until shutdown.
 pub async fn watch_metadata(
     client: Client,
@@ -26,21 +41,26 @@ pub async fn watch_metadata(
     shutdown: CancellationToken,
     mut take: impl FnMut(MetadataEvent) + Send,
 ) {
-    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
     let url = api.resource_url().to_owned();
-    let events = || watcher::watcher(api.clone(), watcher::Config::default());
-    let lean = |mut meta: ObjectMeta| {
+    let (source, selectors) = (Metadata(api), Selectors::default());
+    let lean = |object: PartialObjectMeta<DynamicObject>| {
+        let mut meta = object.metadata;
         meta.managed_fields = None;
         Box::new(meta)
     };
-    reflect::follow(&url, events, &shutdown, |event| {
-        take(match event {
-            Event::Init => MetadataEvent::ListBegins,
-            Event::InitApply(object) => MetadataEvent::ListItem(lean(object.metadata)),
-            Event::InitDone => MetadataEvent::Listed,
-            Event::Apply(object) => MetadataEvent::Applied(lean(object.metadata)),
-            Event::Delete(object) => MetadataEvent::Deleted(lean(object.metadata)),
+    let watching = follow(&url, &source, &selectors, |seen| {
+        take(match seen {
+            Seen::ListBegins => MetadataEvent::ListBegins,
+            Seen::ListItem(object) => MetadataEvent::ListItem(lean(object)),
+            Seen::Listed => MetadataEvent::Listed,
+            Seen::Applied(object) => MetadataEvent::Applied(lean(object)),
+            Seen::Deleted(object) => MetadataEvent::Deleted(lean(object)),
         });
-    })
-    .await;
+    });
+    tokio::select! {
+        never = watching => match never {},
+        // `take` isn't async: no change is ever half taken.
+        () = shutdown.cancelled() => {}
+    }
 }

@@ -312,11 +312,10 @@ impl Scope {
         }
     }
 
-    fn config(&self) -> kube::runtime::watcher::Config {
-        kube::runtime::watcher::Config {
-            label_selector: self.labels.clone(),
-            field_selector: self.fields.clone(),
-            ..Default::default()
+    fn selectors(&self) -> reflect::Selectors {
+        reflect::Selectors {
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
         }
     }
 }
@@ -380,7 +379,7 @@ impl Informers {
         let (shared, feed) = Shared::<K>::detached();
         tokio::spawn(reflect::drive(
             api(self.client.clone()),
-            id.1.config(),
+            id.1.selectors(),
             feed,
             self.shutdown.clone(),
         ));

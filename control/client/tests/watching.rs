@@ -185,6 +185,20 @@ async fn a_server_that_is_not_there_yet_is_waited_for() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hurry() {
+    let mut turns = vec![Turn::List("5", vec![config("a", "3")])];
+    turns.extend((0..6).map(|_| Turn::Watch(vec![])));
+    turns.push(Turn::Hold(vec![event("ADDED", config("b", "6"))]));
+    let begun = tokio::time::Instant::now();
+    run(turns, &["a@3", "b@6"]).await;
+    assert!(
+        begun.elapsed() > Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
 #[tokio::test]
 async fn one_kind_is_watched_once() {
     let script = Script::default();
