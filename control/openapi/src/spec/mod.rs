@@ -12,7 +12,7 @@ mod v3;
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    io::{self, Read, Write},
     sync::{Arc, OnceLock},
 };
 
@@ -39,13 +39,21 @@ pub struct Document {
 }
 
 impl Document {
-    fn new(bytes: &[u8]) -> Self {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        encoder
-            .write_all(bytes)
+    /// What `write` writes. Nothing larger than its largest piece is ever in memory uncompressed.
+    fn made_by(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Self {
+        let encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let mut packer = Packer {
+            encoder,
+            digest: Sha256::new(),
+        };
+        write(&mut packer).expect("writing to memory doesn't fail");
+        let gzip = packer
+            .encoder
+            .finish()
             .expect("writing to memory doesn't fail");
-        let gzip = encoder.finish().expect("writing to memory doesn't fail");
-        let hash: String = Sha256::digest(bytes)
+        let hash: String = packer
+            .digest
+            .finalize()
             .iter()
             .map(|byte| format!("{byte:02X}"))
             .collect();
@@ -63,6 +71,42 @@ impl Document {
             .expect("compressed by ourselves");
         bytes
     }
+
+    /// The same document in protobuf.
+    fn to_protobuf(&self, encode: fn(&Value) -> Vec<u8>) -> Self {
+        let document = serde_json::from_slice(&self.plain()).expect("written by ourselves");
+        Self::made_by(|out| out.write_all(&encode(&document)))
+    }
+}
+
+/// Compresses and hashes what passes through.
+struct Packer {
+    encoder: GzEncoder<Vec<u8>>,
+    digest: Sha256,
+}
+
+impl Write for Packer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.encoder.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.encoder.flush()
+    }
+}
+
+/// Writes the members of a JSON object one by one.
+fn write_members(
+    out: &mut dyn Write,
+    members: impl IntoIterator<Item = (String, Value)>,
+) -> io::Result<()> {
+    for (i, (name, value)) in members.into_iter().enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        write!(out, "{comma}{}:{value}", Value::String(name))?;
+    }
+    Ok(())
 }
 
 /// The documents of one registry.
@@ -105,39 +149,44 @@ impl OpenApi {
     pub fn v3(&self, path: &str, format: Format) -> Option<Document> {
         let documents = match format {
             Format::Json => self.v3_documents(),
-            Format::Protobuf => self.v3_protobuf.get_or_init(|| self.make_v3(gnostic::v3)),
+            Format::Protobuf => self.v3_protobuf.get_or_init(|| {
+                let documents = self.v3_documents().iter();
+                documents
+                    .map(|(path, json)| (path.clone(), json.to_protobuf(gnostic::v3)))
+                    .collect()
+            }),
         };
         documents.get(path.trim_matches('/')).cloned()
     }
 
     /// `GET /openapi/v2`.
     pub fn v2(&self, format: Format) -> Document {
-        let json = || v2::document(&self.registry, &self.version);
+        let json = || {
+            self.v2.get_or_init(|| {
+                Document::made_by(|out| v2::write(&self.registry, &self.version, out))
+            })
+        };
         match format {
-            Format::Json => self
-                .v2
-                .get_or_init(|| Document::new(json().to_string().as_bytes())),
+            Format::Json => json().clone(),
             Format::Protobuf => self
                 .v2_protobuf
-                .get_or_init(|| Document::new(&gnostic::v2(&json()))),
+                .get_or_init(|| json().to_protobuf(gnostic::v2))
+                .clone(),
         }
-        .clone()
     }
 
     fn v3_documents(&self) -> &BTreeMap<String, Document> {
-        self.v3
-            .get_or_init(|| self.make_v3(|document| document.to_string().into_bytes()))
-    }
-
-    fn make_v3(&self, encode: impl Fn(&Value) -> Vec<u8>) -> BTreeMap<String, Document> {
-        let mut documents = BTreeMap::new();
-        for (group, versions) in self.registry.groups() {
-            for version in versions {
-                let gv = GroupVersion::new(&group, version);
-                let document = v3::document(&self.registry, &gv, &self.version);
-                documents.insert(paths::root(&gv), Document::new(&encode(&document)));
+        self.v3.get_or_init(|| {
+            let mut documents = BTreeMap::new();
+            for (group, versions) in self.registry.groups() {
+                for version in versions {
+                    let gv = GroupVersion::new(&group, version);
+                    let document =
+                        Document::made_by(|out| v3::write(&self.registry, &gv, &self.version, out));
+                    documents.insert(paths::root(&gv), document);
+                }
             }
-        }
-        documents
+            documents
+        })
     }
 }

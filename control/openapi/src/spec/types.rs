@@ -78,21 +78,17 @@ impl<'s> Types<'s> {
         self.refer(Name::Scalar(PATCH))
     }
 
-    /// The definitions of everything referred to, with what they refer to in turn.
-    pub(super) fn definitions(&mut self) -> Map<String, Value> {
-        let mut definitions = Map::new();
-        while let Some(name) = self.pending.pop() {
-            match name {
-                Name::Object(ty) => {
-                    let schema = self.schema;
-                    definitions.insert(schema.get(ty).name.clone(), self.definition(ty));
-                }
-                Name::Scalar(text) => {
-                    definitions.insert(text.to_owned(), self.scalar_definition(text));
-                }
-            }
-        }
-        definitions
+    /// The definition of something that was referred to and isn't defined yet, with its name. It may refer to more.
+    fn next_definition(&mut self) -> Option<(String, Value)> {
+        Some(match self.pending.pop()? {
+            Name::Object(ty) => (self.schema.get(ty).name.clone(), self.definition(ty)),
+            Name::Scalar(text) => (text.to_owned(), self.scalar_definition(text)),
+        })
+    }
+
+    /// Every definition, until nothing is left to be defined.
+    pub(super) fn definitions(&mut self) -> impl Iterator<Item = (String, Value)> {
+        std::iter::from_fn(|| self.next_definition())
     }
 
     fn definition(&mut self, ty: TypeId) -> Value {

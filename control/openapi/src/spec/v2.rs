@@ -1,5 +1,7 @@
 //! OpenAPI v2 ("swagger"): everything in one document.
 
+use std::io::{self, Write};
+
 use kernelet_api::{Registry, Value, names::GroupVersion};
 use serde_json::{Map, json};
 
@@ -7,6 +9,7 @@ use super::{
     paths::{self, Answer, Body, Operation, Parameter, PathItem, Place},
     types::{Dialect, Types},
     v3::PATCH_TYPES,
+    write_members,
 };
 
 const MEDIA_TYPES: &[&str] = &[
@@ -15,7 +18,8 @@ const MEDIA_TYPES: &[&str] = &[
     "application/vnd.kubernetes.protobuf",
 ];
 
-pub(super) fn document(registry: &Registry, version: &str) -> Value {
+/// Writes the document piece by piece.
+pub(super) fn write(registry: &Registry, version: &str, out: &mut dyn Write) -> io::Result<()> {
     let group_versions: Vec<GroupVersion> = registry
         .groups()
         .into_iter()
@@ -30,25 +34,27 @@ pub(super) fn document(registry: &Registry, version: &str) -> Value {
         .map(|gv| (gv.group.clone(), gv.version.clone()))
         .collect();
     let mut types = Types::new(&registry.schema, Dialect::V2, everywhere);
-    let mut paths = Map::new();
-    for gv in &group_versions {
-        for item in paths::paths(registry, gv) {
-            paths.insert(item.path.clone(), path_item(&item, &mut types));
-        }
-    }
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": version},
-        "paths": paths,
-        "definitions": types.definitions(),
-        "securityDefinitions": {"BearerToken": {
-            "description": "Bearer Token authentication",
-            "type": "apiKey",
-            "name": "authorization",
-            "in": "header",
-        }},
-        "security": [{"BearerToken": []}],
-    })
+    let info = json!({"title": "Kubernetes", "version": version});
+    write!(out, r#"{{"swagger":"2.0","info":{info},"paths":{{"#)?;
+    let items = group_versions
+        .iter()
+        .flat_map(|gv| paths::paths(registry, gv));
+    write_members(
+        out,
+        items.map(|item| (item.path.clone(), path_item(&item, &mut types))),
+    )?;
+    write!(out, r#"}},"definitions":{{"#)?;
+    write_members(out, types.definitions())?;
+    let definitions = json!({"BearerToken": {
+        "description": "Bearer Token authentication",
+        "type": "apiKey",
+        "name": "authorization",
+        "in": "header",
+    }});
+    write!(
+        out,
+        r#"}},"securityDefinitions":{definitions},"security":[{{"BearerToken":[]}}]}}"#
+    )
 }
 
 fn path_item(item: &PathItem, types: &mut Types<'_>) -> Value {

@@ -1,11 +1,14 @@
 //! OpenAPI v3: one document a group version.
 
+use std::io::{self, Write};
+
 use kernelet_api::{Registry, Value, names::GroupVersion};
 use serde_json::{Map, json};
 
 use super::{
     paths::{self, Answer, Body, Operation, Parameter, PathItem, Place},
     types::{Dialect, Types},
+    write_members,
 };
 
 const MEDIA_TYPES: &[&str] = &[
@@ -24,30 +27,36 @@ pub(super) const PATCH_TYPES: &[&str] = &[
     "application/apply-patch+yaml",
 ];
 
-pub(super) fn document(registry: &Registry, gv: &GroupVersion, version: &str) -> Value {
+/// Writes the document of a group version piece by piece.
+pub(super) fn write(
+    registry: &Registry,
+    gv: &GroupVersion,
+    version: &str,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let mut everywhere = vec![(gv.group.clone(), gv.version.clone())];
     if !gv.group.is_empty() {
         everywhere.insert(0, (String::new(), "v1".to_owned()));
     }
     let mut types = Types::new(&registry.schema, Dialect::V3, everywhere);
-    let paths: Map<String, Value> = paths::paths(registry, gv)
-        .iter()
-        .map(|item| (item.path.clone(), path_item(item, &mut types)))
-        .collect();
-    json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": version},
-        "paths": paths,
-        "components": {
-            "schemas": types.definitions(),
-            "securitySchemes": {"BearerToken": {
-                "description": "Bearer Token authentication",
-                "type": "apiKey",
-                "name": "authorization",
-                "in": "header",
-            }},
-        },
-    })
+    let info = json!({"title": "Kubernetes", "version": version});
+    write!(out, r#"{{"openapi":"3.0.0","info":{info},"paths":{{"#)?;
+    let paths = paths::paths(registry, gv);
+    write_members(
+        out,
+        paths
+            .iter()
+            .map(|item| (item.path.clone(), path_item(item, &mut types))),
+    )?;
+    write!(out, r#"}},"components":{{"schemas":{{"#)?;
+    write_members(out, types.definitions())?;
+    let security = json!({"BearerToken": {
+        "description": "Bearer Token authentication",
+        "type": "apiKey",
+        "name": "authorization",
+        "in": "header",
+    }});
+    write!(out, r#"}},"securitySchemes":{security}}}}}"#)
 }
 
 fn path_item(item: &PathItem, types: &mut Types<'_>) -> Value {
