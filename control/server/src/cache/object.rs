@@ -47,7 +47,10 @@ pub struct EncodingKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Json,
+    /// The message alone, as lists hold it.
     Protobuf,
+    /// The message in upstream's envelope, as single objects and watch events hold it.
+    Enveloped,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -188,8 +188,13 @@ impl ResourceCache {
         (objects, applied.max(inner.last))
     }
 
-    /// Events after `revision`, whole revisions, at most about `limit` of them.
-    pub fn events_after(&self, revision: i64, limit: usize) -> Result<Vec<Arc<Event>>, Expired> {
+    /// Events after `revision`, whole revisions, until they are `limit` or weigh `weight_limit`.
+    pub fn events_after(
+        &self,
+        revision: i64,
+        limit: usize,
+        weight_limit: usize,
+    ) -> Result<Vec<Arc<Event>>, Expired> {
         let inner = self.read();
         if revision < inner.floor {
             return Err(Expired { floor: inner.floor });
@@ -198,14 +203,17 @@ impl ResourceCache {
             .ring
             .partition_point(|event| event.revision <= revision);
         let mut events: Vec<Arc<Event>> = Vec::new();
+        let mut total = 0;
         for event in inner.ring.range(start..) {
-            if events.len() >= limit
+            let full = events.len() >= limit || total >= weight_limit;
+            if full
                 && events
                     .last()
                     .is_some_and(|last| last.revision != event.revision)
             {
                 break;
             }
+            total += weight(event);
             events.push(event.clone());
         }
         Ok(events)
@@ -256,7 +264,7 @@ impl Follower {
     pub async fn next(&mut self) -> Result<Vec<Arc<Event>>, Expired> {
         loop {
             self.changed.borrow_and_update();
-            let events = self.cache.events_after(self.position, 128)?;
+            let events = self.cache.events_after(self.position, 128, 1 << 20)?;
             if let Some(last) = events.last() {
                 self.position = last.revision;
                 return Ok(events);
@@ -273,7 +281,7 @@ impl Follower {
         self.cache.last() <= self.position
             || self
                 .cache
-                .events_after(self.position, 1)
+                .events_after(self.position, 1, 1)
                 .is_ok_and(|e| e.is_empty())
     }
 }

@@ -53,7 +53,9 @@ impl<V> View<V> {
         let events = if state.seen < 0 {
             None
         } else {
-            self.cache.events_after(state.seen, usize::MAX).ok()
+            self.cache
+                .events_after(state.seen, usize::MAX, usize::MAX)
+                .ok()
         };
         match events {
             Some(events) => {

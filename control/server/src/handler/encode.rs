@@ -122,15 +122,21 @@ impl View {
 
     /// The object in protobuf's envelope.
     pub fn protobuf(&self, object: &CachedObject, form: Form) -> Result<Bytes, ApiError> {
-        let message = self.message(object, form)?;
-        let (api_version, kind) = match form {
+        let (shape, api_version, kind) = match form {
             Form::Metadata(version) => (
+                Shape::Metadata,
                 version.api_version().to_owned(),
                 "PartialObjectMetadata".to_owned(),
             ),
-            Form::Full | Form::Table(_) => (self.gvk().api_version(), self.gvk().kind),
+            Form::Full | Form::Table(_) => (Shape::Full, self.gvk().api_version(), self.gvk().kind),
         };
-        Ok(codec::envelope(&api_version, &kind, &message).into())
+        let message = self.message(object, form)?;
+        let make = || Ok(codec::envelope(&api_version, &kind, &message).into());
+        match form {
+            // Rare enough not to be kept for each version.
+            Form::Metadata(MetaVersion::V1Beta1) => make(),
+            _ => object.encoded(self.key(cache::Format::Enveloped, shape), make),
+        }
     }
 
     /// The kind and apiVersion of a list in that form.
@@ -238,52 +244,78 @@ impl EventType {
     }
 }
 
-/// A watch event around an object's JSON.
-pub fn frame_json(ty: EventType, object: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(object.len() + 40);
-    bytes.put_slice(b"{\"type\":\"");
-    bytes.put_slice(ty.as_str().as_bytes());
-    bytes.put_slice(b"\",\"object\":");
-    bytes.put_slice(object);
-    bytes.put_slice(b"}\n");
-    bytes.freeze()
+/// What stands before and behind an object's bytes in a watch event.
+pub struct Frame {
+    pub head: Bytes,
+    pub object: Bytes,
+    pub tail: &'static [u8],
 }
 
-/// A watch event around an object in protobuf's envelope: `WatchEvent{1: type, 2: RawExtension{1: object}}` behind its
-/// length in four bytes, the event itself without an envelope.
-pub fn frame_protobuf(ty: EventType, object: &[u8]) -> Bytes {
-    let mut raw = BytesMut::with_capacity(object.len() + 8);
-    put_field(&mut raw, 1, object);
-    let mut event = BytesMut::with_capacity(raw.len() + 24);
-    put_field(&mut event, 1, ty.as_str().as_bytes());
-    put_field(&mut event, 2, &raw);
-    let mut frame = BytesMut::with_capacity(event.len() + 4);
-    frame.put_u32(u32::try_from(event.len()).unwrap_or(u32::MAX));
-    frame.put_slice(&event);
-    frame.freeze()
+impl Frame {
+    /// Around an object's JSON.
+    pub fn json(ty: EventType, object: Bytes) -> Frame {
+        Frame {
+            head: format!("{{\"type\":\"{}\",\"object\":", ty.as_str()).into(),
+            object,
+            tail: b"}\n",
+        }
+    }
+
+    /// Around an object in protobuf's envelope: `WatchEvent{1: type, 2: RawExtension{1: object}}` behind its length in
+    /// four bytes, the event itself without an envelope.
+    pub fn protobuf(ty: EventType, object: Bytes) -> Frame {
+        let mut raw = BytesMut::with_capacity(8);
+        put_head(&mut raw, 1, object.len());
+        let mut event = BytesMut::with_capacity(32);
+        put_field(&mut event, 1, ty.as_str().as_bytes());
+        put_head(&mut event, 2, raw.len() + object.len());
+        event.put_slice(&raw);
+        let mut head = BytesMut::with_capacity(event.len() + 4);
+        head.put_u32(u32::try_from(event.len() + object.len()).unwrap_or(u32::MAX));
+        head.put_slice(&event);
+        Frame {
+            head: head.freeze(),
+            object,
+            tail: b"",
+        }
+    }
+
+    /// All of it in one piece.
+    pub fn whole(&self) -> Bytes {
+        [&self.head[..], &self.object[..], self.tail]
+            .concat()
+            .into()
+    }
 }
 
 /// A tree as a watch event, in that output's format.
-pub fn frame_value(schema: &Schema, output: Output, ty: EventType, value: &Value) -> Bytes {
+pub fn frame_value(schema: &Schema, output: Output, ty: EventType, value: &Value) -> Frame {
     match output.format {
-        Format::Protobuf => match codec::encode_protobuf(schema, value) {
-            Some(object) => frame_protobuf(ty, &object),
-            None => frame_protobuf(ty, &codec::encode_json(value)),
-        },
-        Format::Json | Format::Yaml => frame_json(ty, &codec::encode_json(value)),
+        Format::Protobuf => {
+            let object = codec::encode_protobuf(schema, value);
+            Frame::protobuf(
+                ty,
+                object.unwrap_or_else(|| codec::encode_json(value)).into(),
+            )
+        }
+        Format::Json | Format::Yaml => Frame::json(ty, codec::encode_json(value).into()),
     }
 }
 
 /// A length-delimited field.
 fn put_field(bytes: &mut BytesMut, number: u8, value: &[u8]) {
+    put_head(bytes, number, value.len());
+    bytes.put_slice(value);
+}
+
+/// A length-delimited field's tag and length.
+fn put_head(bytes: &mut BytesMut, number: u8, mut length: usize) {
     bytes.put_u8(number << 3 | 2);
-    let mut length = value.len();
     while length >= 0x80 {
         bytes.put_u8((length & 0x7f) as u8 | 0x80);
         length >>= 7;
     }
     bytes.put_u8(length as u8);
-    bytes.put_slice(value);
 }
 
 /// A bookmark's object: the kind and a resourceVersion; `initial_end` marks the end of the initial events.
@@ -324,8 +356,11 @@ mod tests {
 
     #[test]
     fn a_protobuf_frame_is_length_event_type_object() {
-        let frame = frame_protobuf(EventType::Added, b"xy");
-        assert_eq!(&frame[..], b"\0\0\0\x0d\x0a\x05ADDED\x12\x04\x0a\x02xy");
+        let frame = Frame::protobuf(EventType::Added, Bytes::from_static(b"xy"));
+        assert_eq!(
+            &frame.whole()[..],
+            b"\0\0\0\x0d\x0a\x05ADDED\x12\x04\x0a\x02xy"
+        );
     }
 
     #[test]

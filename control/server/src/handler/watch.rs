@@ -6,18 +6,18 @@
 //!
 //! An object that begins or stops to match the selectors is ADDED or DELETED, as upstream does it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
 use http::{HeaderValue, Response, header};
 use kernelet_api::{ApiError, Value, codec::Format};
 use rand::RngExt;
-use tokio::time::{self, Instant};
+use tokio::time::{self, Instant, Sleep};
 
 use super::{
     Call, Failure,
-    encode::{EventType, View, bookmark, frame_json, frame_protobuf, frame_value},
+    encode::{EventType, Frame, View, bookmark, frame_value},
     params::ListOptions,
     read::reach,
     select::Filter,
@@ -33,6 +33,8 @@ use crate::{
 
 /// Frames are gathered into chunks of about this size.
 const CHUNK: usize = 64 * 1024;
+/// Objects from this size on are not copied into chunks.
+const SHARED_FROM: usize = 16 * 1024;
 /// Between two bookmarks of a watch where nothing happens.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// A watch without `timeoutSeconds` lasts between this and twice this.
@@ -74,6 +76,12 @@ pub async fn watch(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         _ => rand::rng().random_range(SHORTEST_DEFAULT..2 * SHORTEST_DEFAULT),
     };
     let now = Instant::now();
+    let deadline = now + Duration::from_secs(seconds);
+    let first_timer = if options.bookmarks {
+        deadline.min(now + BOOKMARK_EVERY)
+    } else {
+        deadline
+    };
     let watch = Watch {
         state: call.state.clone(),
         view: call.view(),
@@ -87,8 +95,10 @@ pub async fn watch(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         seen: position,
         bookmarks: options.bookmarks,
         header: Header::Yes,
-        deadline: now + Duration::from_secs(seconds),
+        deadline,
         next_bookmark: now + BOOKMARK_EVERY,
+        timer: Box::pin(time::sleep_until(first_timer)),
+        ready: VecDeque::new(),
         ended: false,
         _open: call.state.metrics.watch_opened(),
     };
@@ -125,6 +135,10 @@ struct Watch {
     header: Header,
     deadline: Instant,
     next_bookmark: Instant,
+    /// Goes off at the earlier of the two.
+    timer: Pin<Box<Sleep>>,
+    /// Chunks that are made and not yet read.
+    ready: VecDeque<Bytes>,
     ended: bool,
     _open: Gauge,
 }
@@ -132,71 +146,84 @@ struct Watch {
 /// What a watch waits for.
 enum Next {
     Events(Result<Vec<Arc<Event>>, Expired>),
-    Bookmark,
-    Timeout,
+    Timer,
     Shutdown,
 }
 
 impl Watch {
     async fn next(&mut self) -> Option<Result<Bytes, BoxError>> {
-        if self.ended {
-            return None;
-        }
-        let mut chunk = BytesMut::new();
-        while chunk.len() < CHUNK
-            && let Some(object) = self.initial.pop_front()
-        {
-            self.put(&mut chunk, EventType::Added, &object);
-        }
-        if !chunk.is_empty() {
-            return Some(Ok(chunk.freeze()));
-        }
-        if let Some(revision) = self.initial_end.take() {
-            return Some(Ok(self.bookmark(revision, true)));
-        }
         loop {
-            let next = tokio::select! {
-                // Every branch can be dropped without loss: the follower keeps its place.
-                biased;
-                () = self.state.shutdown.cancelled() => Next::Shutdown,
-                events = self.follower.next() => Next::Events(events),
-                () = time::sleep_until(self.deadline) => Next::Timeout,
-                () = time::sleep_until(self.next_bookmark), if self.bookmarks => Next::Bookmark,
-            };
-            match next {
-                Next::Events(Ok(events)) => {
-                    for event in events {
-                        self.seen = event.revision;
-                        if let Some((ty, object)) = self.judge(&event) {
-                            self.put(&mut chunk, ty, &object);
-                        }
-                    }
-                    if !chunk.is_empty() {
-                        self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                        return Some(Ok(chunk.freeze()));
-                    }
-                }
-                Next::Events(Err(Expired { floor })) => {
-                    self.ended = true;
-                    let error = ApiError::expired(format!(
-                        "too old resource version: {} ({floor})",
-                        self.seen
-                    ));
-                    return Some(Ok(self.error(&error)));
-                }
-                Next::Bookmark => {
-                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                    if let Some(revision) = self.progress() {
-                        return Some(Ok(self.bookmark(revision, false)));
-                    }
-                }
-                Next::Timeout => {
-                    self.ended = true;
-                    let revision = self.progress().filter(|_| self.bookmarks)?;
-                    return Some(Ok(self.bookmark(revision, false)));
-                }
-                Next::Shutdown => return None,
+            if let Some(chunk) = self.ready.pop_front() {
+                return Some(Ok(chunk));
             }
+            if self.ended {
+                return None;
+            }
+            if !self.initial.is_empty() {
+                let mut gathered = Gathered::default();
+                while gathered.size < CHUNK
+                    && let Some(object) = self.initial.pop_front()
+                {
+                    self.put(&mut gathered, EventType::Added, &object);
+                }
+                self.ready = gathered.finish();
+            } else if let Some(revision) = self.initial_end.take() {
+                self.ready.push_back(self.bookmark(revision, true));
+            } else {
+                self.wait().await;
+            }
+        }
+    }
+
+    /// Waits for something to tell, and makes it ready.
+    async fn wait(&mut self) {
+        let next = tokio::select! {
+            // Every branch can be dropped without loss: the follower keeps its place. Time comes before events, since
+            // those may never pause.
+            biased;
+            () = self.state.shutdown.cancelled() => Next::Shutdown,
+            () = &mut self.timer => Next::Timer,
+            events = self.follower.next() => Next::Events(events),
+        };
+        match next {
+            Next::Events(Ok(events)) => {
+                let mut gathered = Gathered::default();
+                for event in events {
+                    self.seen = event.revision;
+                    if let Some((ty, object)) = self.judge(&event) {
+                        self.put(&mut gathered, ty, &object);
+                    }
+                }
+                self.ready = gathered.finish();
+                if !self.ready.is_empty() {
+                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                }
+            }
+            Next::Events(Err(Expired { floor })) => {
+                self.ended = true;
+                let error =
+                    ApiError::expired(format!("too old resource version: {} ({floor})", self.seen));
+                self.ready.push_back(self.error(&error));
+            }
+            Next::Timer => {
+                let now = Instant::now();
+                self.ended = now >= self.deadline;
+                // Its time over, a watch says how far it came.
+                if self.bookmarks
+                    && (self.ended || now >= self.next_bookmark)
+                    && let Some(revision) = self.progress()
+                {
+                    self.ready.push_back(self.bookmark(revision, false));
+                    self.next_bookmark = now + BOOKMARK_EVERY;
+                }
+                let next = if self.bookmarks {
+                    self.next_bookmark.min(self.deadline)
+                } else {
+                    self.deadline
+                };
+                self.timer.as_mut().reset(next);
+            }
+            Next::Shutdown => self.ended = true,
         }
     }
 
@@ -228,18 +255,18 @@ impl Watch {
         Some(self.seen)
     }
 
-    fn put(&mut self, chunk: &mut BytesMut, ty: EventType, object: &Arc<CachedObject>) {
+    fn put(&mut self, gathered: &mut Gathered, ty: EventType, object: &Arc<CachedObject>) {
         match self.frame(ty, object) {
-            Ok(frame) => chunk.put_slice(&frame),
+            Ok(frame) => gathered.put(frame),
             Err(error) => {
                 tracing::error!(key = %object.key, %error, "an object can't be sent to a watcher");
-                chunk.put_slice(&self.error(&error));
+                gathered.small.put_slice(&self.error(&error));
                 self.ended = true;
             }
         }
     }
 
-    fn frame(&mut self, ty: EventType, object: &CachedObject) -> Result<Bytes, ApiError> {
+    fn frame(&mut self, ty: EventType, object: &CachedObject) -> Result<Frame, ApiError> {
         let form = self.output.form;
         match (form, self.output.format) {
             (Form::Table(version), _) => {
@@ -248,14 +275,14 @@ impl Watch {
                 self.header = Header::No;
                 Ok(frame_value(&self.view.schema, self.output, ty, &table))
             }
-            (_, Format::Protobuf) => Ok(frame_protobuf(ty, &self.view.protobuf(object, form)?)),
-            (_, Format::Json | Format::Yaml) => Ok(frame_json(ty, &self.view.json(object, form)?)),
+            (_, Format::Protobuf) => Ok(Frame::protobuf(ty, self.view.protobuf(object, form)?)),
+            (_, Format::Json | Format::Yaml) => Ok(Frame::json(ty, self.view.json(object, form)?)),
         }
     }
 
     fn bookmark(&self, revision: i64, initial_end: bool) -> Bytes {
         let object: Value = bookmark(&self.view.gvk(), self.output.form, revision, initial_end);
-        frame_value(&self.view.schema, self.output, EventType::Bookmark, &object)
+        frame_value(&self.view.schema, self.output, EventType::Bookmark, &object).whole()
     }
 
     fn error(&self, error: &ApiError) -> Bytes {
@@ -265,5 +292,35 @@ impl Watch {
             EventType::Error,
             &error.to_status(),
         )
+        .whole()
+    }
+}
+
+/// Frames on their way to chunks: small ones are copied together, large objects are shared with every other watcher.
+#[derive(Default)]
+struct Gathered {
+    chunks: VecDeque<Bytes>,
+    small: BytesMut,
+    size: usize,
+}
+
+impl Gathered {
+    fn put(&mut self, frame: Frame) {
+        self.size += frame.head.len() + frame.object.len() + frame.tail.len();
+        self.small.put_slice(&frame.head);
+        if frame.object.len() < SHARED_FROM {
+            self.small.put_slice(&frame.object);
+        } else {
+            self.chunks.push_back(self.small.split().freeze());
+            self.chunks.push_back(frame.object);
+        }
+        self.small.put_slice(frame.tail);
+    }
+
+    fn finish(mut self) -> VecDeque<Bytes> {
+        if !self.small.is_empty() {
+            self.chunks.push_back(self.small.freeze());
+        }
+        self.chunks
     }
 }
