@@ -28,6 +28,10 @@ pub fn image_archive(spec: &ImageSpec, path: &Path) {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(*mode);
+        owned_by_root(&mut header);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         layer
             .append_data(&mut header, name, content.as_slice())
             .unwrap();
@@ -37,6 +41,10 @@ pub fn image_archive(spec: &ImageSpec, path: &Path) {
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         header.set_mode(0o777);
+        owned_by_root(&mut header);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         layer.append_link(&mut header, name, target).unwrap();
     }
     let layer = layer.into_inner().unwrap();
@@ -63,6 +71,9 @@ pub fn image_archive(spec: &ImageSpec, path: &Path) {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         archive
             .append_data(&mut header, name, content.as_slice())
             .unwrap();
@@ -107,6 +118,13 @@ pub fn busybox_image(dir: &Path) -> PathBuf {
     };
     image_archive(&spec, &path);
     path
+}
+
+/// A new header's numbers are empty, which is not a number.
+fn owned_by_root(header: &mut tar::Header) {
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
 }
 
 fn hex(bytes: &[u8]) -> String {
