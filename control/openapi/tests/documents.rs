@@ -333,3 +333,31 @@ fn the_protobuf_documents_hold_the_same_paths_and_schemas() {
     assert_eq!(named(field(&bytes, 8), 2), keys(&json["paths"]));
     assert_eq!(named(field(&bytes, 9), 1), keys(&json["definitions"]));
 }
+
+/// kubectl explain prints them.
+#[test]
+fn types_and_fields_are_described() {
+    let document = v3(&open_api(), "api/v1");
+    let pod = &document["components"]["schemas"]["io.k8s.api.core.v1.Pod"];
+    assert!(
+        pod["description"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("Pod is a collection of containers"))
+    );
+    let mut without = Vec::new();
+    for (name, schema) in document["components"]["schemas"]
+        .as_object()
+        .expect("schemas")
+    {
+        // Lists are generic where the texts come from.
+        if name.ends_with("List") {
+            continue;
+        }
+        for (field, property) in schema["properties"].as_object().into_iter().flatten() {
+            if !property["description"].is_string() {
+                without.push(format!("{name}.{field}"));
+            }
+        }
+    }
+    assert!(without.is_empty(), "{without:?}");
+}

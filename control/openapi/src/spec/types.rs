@@ -8,6 +8,8 @@ use kernelet_api::{
 };
 use serde_json::{Map, json};
 
+use super::descriptions::Descriptions;
+
 /// The differences between the two.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
@@ -29,6 +31,7 @@ pub(super) struct Types<'s> {
     seen: BTreeSet<Name>,
     /// The group versions that are served, for the kinds that belong to every group.
     everywhere: Vec<(String, String)>,
+    descriptions: Descriptions,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +53,7 @@ impl<'s> Types<'s> {
             pending: Vec::new(),
             seen: BTreeSet::new(),
             everywhere,
+            descriptions: Descriptions::load(),
         }
     }
 
@@ -96,11 +100,14 @@ impl<'s> Types<'s> {
         let def = schema.get(ty);
         let mut out = Map::new();
         out.insert("type".to_owned(), json!("object"));
+        if let Some(description) = self.descriptions.of_type(&def.name) {
+            out.insert("description".to_owned(), json!(description));
+        }
         if !def.fields.is_empty() {
             let properties: Map<String, Value> = def
                 .fields
                 .iter()
-                .map(|field| (field.name.clone(), self.property(field)))
+                .map(|field| (field.name.clone(), self.property(&def.name, field)))
                 .collect();
             out.insert("properties".to_owned(), Value::Object(properties));
         }
@@ -146,8 +153,11 @@ impl<'s> Types<'s> {
         }
     }
 
-    fn property(&mut self, field: &Field) -> Value {
+    fn property(&mut self, ty: &str, field: &Field) -> Value {
         let mut schema = self.of_type(&field.ty);
+        if let Some(description) = self.descriptions.of_field(ty, &field.name) {
+            schema.insert("description".to_owned(), json!(description));
+        }
         if self.dialect == Dialect::V3 {
             let default = field.default.clone().or_else(|| implied_default(field));
             if let Some(default) = default {
@@ -259,6 +269,14 @@ impl<'s> Types<'s> {
     }
 
     fn scalar_definition(&self, name: &str) -> Value {
+        let mut schema = self.scalar_form(name);
+        if let Some(description) = self.descriptions.of_type(name) {
+            schema["description"] = json!(description);
+        }
+        schema
+    }
+
+    fn scalar_form(&self, name: &str) -> Value {
         let v2 = self.dialect == Dialect::V2;
         match name.rsplit('.').next().unwrap_or(name) {
             "Time" | "MicroTime" => json!({"type": "string", "format": "date-time"}),
