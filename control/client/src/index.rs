@@ -2,7 +2,7 @@
 
 use crate::{
     ObjectKey,
-    shared::{Change, Handler, Object},
+    shared::{Change, Handler, Keep, Object},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,10 +27,12 @@ impl<K> Clone for Index<K> {
 impl<K: Object> Index<K> {
     pub(crate) fn new(keys_of: impl Fn(&K) -> Vec<String> + Send + 'static) -> (Self, Handler<K>) {
         let entries = Arc::new(RwLock::new(Entries::new()));
-        let index = Self {
-            entries: entries.clone(),
-        };
+        let held = Arc::downgrade(&entries);
+        let index = Self { entries };
         let handler = Box::new(move |change: &Change<K>| {
+            let Some(entries) = held.upgrade() else {
+                return Keep::Off;
+            };
             let mut entries = entries.write().unwrap_or_else(PoisonError::into_inner);
             let key = ObjectKey::of(&**change.object());
             if let Some(old) = change.old() {
@@ -51,6 +53,7 @@ impl<K: Object> Index<K> {
                         .insert(key.clone(), new.clone());
                 }
             }
+            Keep::On
         });
         (index, handler)
     }

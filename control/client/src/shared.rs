@@ -60,6 +60,10 @@ impl<K> Change<K> {
     }
 
     /// The object after the change.
+    #[expect(
+        clippy::new_ret_no_self,
+        reason = "the other half of `old`, not a constructor"
+    )]
     pub fn new(&self) -> Option<&Arc<K>> {
         match self {
             Self::Added(new) | Self::Updated { new, .. } => Some(new),
@@ -68,12 +72,32 @@ impl<K> Change<K> {
     }
 }
 
-pub(crate) type Handler<K> = Box<dyn FnMut(&Change<K>) + Send>;
+/// Whether a handler wants to hear of further changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    On,
+    Off,
+}
+
+pub(crate) type Handler<K> = Box<dyn FnMut(&Change<K>) -> Keep + Send>;
+
+/// Indexes are told first, so that they are up to date when a handler runs.
+struct Listeners<K> {
+    indexes: Vec<Handler<K>>,
+    handlers: Vec<Handler<K>>,
+}
+
+impl<K> Listeners<K> {
+    fn tell(&mut self, change: &Change<K>) {
+        self.indexes.retain_mut(|index| index(change) == Keep::On);
+        self.handlers
+            .retain_mut(|handler| handler(change) == Keep::On);
+    }
+}
 
 struct Inner<K> {
     objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
-    /// Indexes first, so that they are up to date when a handler runs.
-    handlers: Mutex<(Vec<Handler<K>>, Vec<Handler<K>>)>,
+    listeners: Mutex<Listeners<K>>,
     synced: watch::Sender<bool>,
     generation: watch::Sender<u64>,
 }
@@ -97,7 +121,10 @@ impl<K: Object> Shared<K> {
         let shared = Self {
             inner: Arc::new(Inner {
                 objects: RwLock::default(),
-                handlers: Mutex::default(),
+                listeners: Mutex::new(Listeners {
+                    indexes: Vec::new(),
+                    handlers: Vec::new(),
+                }),
                 synced: watch::Sender::new(false),
                 generation: watch::Sender::new(0),
             }),
@@ -159,21 +186,45 @@ impl<K: Object> Shared<K> {
     /// Calls `handler` for each object that is here now (as `Added`), then for every change.
     /// It runs on the reflector's task and must not block, nor register with the same store.
     pub fn on_change(&self, mut handler: impl FnMut(&Change<K>) + Send + 'static) {
-        let mut handlers = self.handlers();
-        for object in self.list() {
-            handler(&Change::Added(object));
-        }
-        handlers.1.push(Box::new(handler));
+        self.listen(Box::new(move |change| {
+            handler(change);
+            Keep::On
+        }));
     }
 
-    /// A further way to look objects up, kept up to date; `keys_of` gives an object's keys.
-    pub fn index(&self, keys_of: impl Fn(&K) -> Vec<String> + Send + 'static) -> Index<K> {
-        let (index, mut handler) = Index::new(keys_of);
-        let mut handlers = self.handlers();
+    /// As `on_change`, but only until `end`: for listeners that may be started again.
+    pub fn on_change_until(
+        &self,
+        end: &CancellationToken,
+        mut handler: impl FnMut(&Change<K>) + Send + 'static,
+    ) {
+        let end = end.clone();
+        self.listen(Box::new(move |change| {
+            if end.is_cancelled() {
+                return Keep::Off;
+            }
+            handler(change);
+            Keep::On
+        }));
+    }
+
+    fn listen(&self, mut handler: Handler<K>) {
+        let mut listeners = self.listeners();
         for object in self.list() {
             handler(&Change::Added(object));
         }
-        handlers.0.push(handler);
+        listeners.handlers.push(handler);
+    }
+
+    /// A further way to look objects up, kept up to date while somebody holds it; `keys_of` gives
+    /// an object's keys.
+    pub fn index(&self, keys_of: impl Fn(&K) -> Vec<String> + Send + 'static) -> Index<K> {
+        let (index, mut handler) = Index::new(keys_of);
+        let mut listeners = self.listeners();
+        for object in self.list() {
+            handler(&Change::Added(object));
+        }
+        listeners.indexes.push(handler);
         index
     }
 
@@ -184,15 +235,15 @@ impl<K: Object> Shared<K> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn handlers(&self) -> std::sync::MutexGuard<'_, (Vec<Handler<K>>, Vec<Handler<K>>)> {
+    fn listeners(&self) -> std::sync::MutexGuard<'_, Listeners<K>> {
         self.inner
-            .handlers
+            .listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn put(&self, key: ObjectKey, object: Option<Arc<K>>) {
-        let mut handlers = self.handlers();
+        let mut listeners = self.listeners();
         let change = {
             let mut objects = self
                 .inner
@@ -215,10 +266,7 @@ impl<K: Object> Shared<K> {
                 (None, None) => return,
             }
         };
-        let (indexes, others) = &mut *handlers;
-        for handler in indexes.iter_mut().chain(others) {
-            handler(&change);
-        }
+        listeners.tell(&change);
         self.inner
             .generation
             .send_modify(|generation| *generation += 1);
@@ -475,6 +523,23 @@ mod tests {
         feed.delete(&found);
         assert_eq!(index.get("1").len(), 1);
         assert!(shared.get("x", "a").is_none());
+    }
+
+    #[test]
+    fn listeners_that_are_over_are_forgotten() {
+        let (shared, mut feed) = Shared::detached();
+        let end = CancellationToken::new();
+        let heard = Arc::new(Mutex::new(0));
+        let count = heard.clone();
+        shared.on_change_until(&end, move |_| *count.lock().expect("not poisoned") += 1);
+        let index = shared.index(|_: &ConfigMap| Vec::new());
+        feed.apply(config("a", "x", "1"));
+        end.cancel();
+        drop(index);
+        feed.apply(config("a", "x", "2"));
+        assert_eq!(*heard.lock().expect("not poisoned"), 1);
+        let listeners = shared.listeners();
+        assert_eq!((listeners.handlers.len(), listeners.indexes.len()), (0, 0));
     }
 
     #[tokio::test]

@@ -51,9 +51,11 @@ pub(crate) async fn run(context: Context) {
         recorder: Recorder::new(context.client, "controllermanager", None),
     });
     let budget_queue = queue.clone();
-    budgets.on_change(move |change| budget_queue.add(ObjectKey::of(&**change.object())));
+    budgets.on_change_until(&context.shutdown, move |change| {
+        budget_queue.add(ObjectKey::of(&**change.object()))
+    });
     let (on_pods, pod_queue) = (budgets.clone(), queue.clone());
-    pods.on_change(move |change| {
+    pods.on_change_until(&context.shutdown, move |change| {
         let namespace = change.object().namespace().unwrap_or_default();
         for budget in on_pods.list_in(&namespace) {
             let selector = selector(&budget);
@@ -64,7 +66,7 @@ pub(crate) async fn run(context: Context) {
         }
     });
     let (of_sets, set_queue) = (budgets.clone(), queue.clone());
-    sets.on_change(move |change| {
+    sets.on_change_until(&context.shutdown, move |change| {
         let size = |set: &ReplicaSet| set.spec.as_ref().and_then(|spec| spec.replicas);
         if change.old().map(|set| size(set)) != change.new().map(|set| size(set)) {
             let namespace = change.object().namespace().unwrap_or_default();
@@ -74,7 +76,7 @@ pub(crate) async fn run(context: Context) {
         }
     });
     let (of_deployments, deployment_queue) = (budgets.clone(), queue.clone());
-    deployments.on_change(move |change| {
+    deployments.on_change_until(&context.shutdown, move |change| {
         let size = |d: &Deployment| d.spec.as_ref().and_then(|spec| spec.replicas);
         if change.old().map(|d| size(d)) != change.new().map(|d| size(d)) {
             let namespace = change.object().namespace().unwrap_or_default();

@@ -38,11 +38,13 @@ pub(crate) async fn run(context: Context, ca_pem: String) {
     let of_namespace =
         |namespace: Option<String>| ObjectKey::cluster(namespace.unwrap_or_default());
     let (a, b, c) = (queue.clone(), queue.clone(), queue.clone());
-    namespaces.on_change(move |change| a.add(ObjectKey::of(&**change.object())));
-    accounts.on_change(move |change| {
+    namespaces.on_change_until(&context.shutdown, move |change| {
+        a.add(ObjectKey::of(&**change.object()))
+    });
+    accounts.on_change_until(&context.shutdown, move |change| {
         b.add(of_namespace(change.object().metadata.namespace.clone()));
     });
-    configs.on_change(move |change| {
+    configs.on_change_until(&context.shutdown, move |change| {
         c.add(of_namespace(change.object().metadata.namespace.clone()));
     });
     namespaces.wait_until_synced().await;

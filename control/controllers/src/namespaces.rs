@@ -31,7 +31,9 @@ pub(crate) async fn run(context: Context, inventory: Arc<Inventory>) {
     let namespaces = context.informers.all::<Namespace>();
     let queue = inventory.emptied.clone();
     let on_change = queue.clone();
-    namespaces.on_change(move |change| on_change.add(ObjectKey::of(&**change.object())));
+    namespaces.on_change_until(&context.shutdown, move |change| {
+        on_change.add(ObjectKey::of(&**change.object()))
+    });
     namespaces.wait_until_synced().await;
     let controller = Arc::new(Controller {
         client: context.client,

@@ -38,7 +38,7 @@ pub(crate) async fn run(context: Context, kept: usize) {
     });
     let (pod_queue, node_queue) = (queue.clone(), queue.clone());
     let (on_nodes, on_pods) = (controller.clone(), controller.clone());
-    nodes.on_change(move |change| {
+    nodes.on_change_until(&context.shutdown, move |change| {
         let name = change.object().name_any();
         if change.new().is_none() {
             for pod in on_nodes.by_node.get(&name) {
@@ -50,7 +50,7 @@ pub(crate) async fn run(context: Context, kept: usize) {
             }
         }
     });
-    pods.on_change(move |change| {
+    pods.on_change_until(&context.shutdown, move |change| {
         let Some(pod) = change.new() else {
             return;
         };

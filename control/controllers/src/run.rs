@@ -58,7 +58,10 @@ pub async fn run_shared(
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(RunError::Ranges)?;
-    let context = Context::new(client, informers, shutdown.clone());
+    // Whatever ends one ends all: listeners and loops of this run must not outlive it.
+    let run = shutdown.child_token();
+    let _end = run.clone().drop_guard();
+    let context = Context::new(client, informers, run);
     let mut set = JoinSet::new();
     set.spawn(deployment::run(context.clone()));
     set.spawn(replicaset::run(context.clone()));

@@ -7,6 +7,8 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::{Node, Taint};
 
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// Sums are kept as pods come and go, never recomputed.
 #[derive(Debug, Default)]
 pub struct NodeInfo {
@@ -14,6 +16,8 @@ pub struct NodeInfo {
     /// False while only pods name it: the node object isn't there (yet, or any more).
     pub exists: bool,
     pub labels: Labels,
+    /// The zone label's value, at hand because every decision about an owner's pods needs it.
+    pub zone: Option<Box<str>>,
     pub taints: Vec<Taint>,
     pub unschedulable: bool,
     pub allocatable: Resources,
@@ -49,6 +53,7 @@ impl NodeInfo {
             || unschedulable != self.unschedulable
             || allocatable != self.allocatable;
         self.exists = true;
+        self.zone = labels.get(ZONE).map(|zone| zone.as_str().into());
         self.labels = labels;
         self.taints = taints;
         self.unschedulable = unschedulable;

@@ -45,7 +45,10 @@ pub async fn run_shared(
     let pods = informers.all::<Pod>();
     let nodes = informers.all::<Node>();
     let namespaces = informers.all::<Namespace>();
-    follow(&world, &pods, &nodes, &namespaces);
+    // A run that ends by a panic and is started again must not listen twice.
+    let run = shutdown.child_token();
+    let _end = run.clone().drop_guard();
+    follow(&world, &pods, &nodes, &namespaces, &run);
     let synced = async {
         nodes.wait_until_synced().await;
         namespaces.wait_until_synced().await;
@@ -215,11 +218,12 @@ fn follow(
     pods: &Shared<Pod>,
     nodes: &Shared<Node>,
     namespaces: &Shared<Namespace>,
+    run: &CancellationToken,
 ) {
     let (on_pods, on_nodes, on_namespaces) = (world.clone(), world.clone(), world.clone());
-    nodes.on_change(move |change| on_nodes.on_node(change));
-    namespaces.on_change(move |change| on_namespaces.on_namespace(change));
-    pods.on_change(move |change| on_pods.on_pod(change));
+    nodes.on_change_until(run, move |change| on_nodes.on_node(change));
+    namespaces.on_change_until(run, move |change| on_namespaces.on_namespace(change));
+    pods.on_change_until(run, move |change| on_pods.on_pod(change));
 }
 
 fn forget(state: &mut State, uid: &str, now: Instant) {

@@ -32,11 +32,39 @@ pub(crate) struct Counts {
     pub staying: HashMap<Slot, i64>,
 }
 
-fn change(counts: &mut HashMap<Slot, i64>, slot: Slot, by: i64) {
-    let count = counts.entry(slot).or_default();
+/// Where an owner's pods are.
+#[derive(Debug, Default)]
+pub(crate) struct Owned {
+    pub slots: HashMap<Slot, i64>,
+    pub zones: HashMap<Box<str>, i64>,
+}
+
+impl Owned {
+    fn change(&mut self, slot: Slot, zone: Option<&str>, by: i64) {
+        change(&mut self.slots, slot, by);
+        if let Some(zone) = zone {
+            change(&mut self.zones, zone.into(), by);
+        }
+    }
+
+    /// A node's zone changed.
+    fn move_zone(&mut self, slot: Slot, from: Option<&str>, to: Option<&str>) {
+        if let Some(count) = self.slots.get(&slot).copied() {
+            if let Some(from) = from {
+                change(&mut self.zones, from.into(), -count);
+            }
+            if let Some(to) = to {
+                change(&mut self.zones, to.into(), count);
+            }
+        }
+    }
+}
+
+fn change<K: Hash + Eq + Clone>(counts: &mut HashMap<K, i64>, key: K, by: i64) {
+    let count = counts.entry(key.clone()).or_default();
     *count += by;
     if *count == 0 {
-        counts.remove(&slot);
+        counts.remove(&key);
     }
 }
 
@@ -63,7 +91,7 @@ pub struct Snapshot {
     pub(crate) namespaces: BTreeMap<String, Labels>,
     pub(crate) groups: HashMap<GroupKey, Counts>,
     /// Pods per controlling owner.
-    pub(crate) owners: HashMap<Arc<str>, HashMap<Slot, i64>>,
+    pub(crate) owners: HashMap<Arc<str>, Owned>,
     /// Required anti-affinity of placed pods.
     pub(crate) anti: HashMap<AffinityTerm, HashMap<Slot, i64>>,
     /// Preferred terms of placed pods with their weights; required affinity counts as weight 1.
@@ -91,7 +119,15 @@ impl Snapshot {
         if !self.nodes[slot].exists {
             self.existing += 1;
         }
-        self.nodes[slot].describe(node)
+        let zone = self.nodes[slot].zone.clone();
+        let better = self.nodes[slot].describe(node);
+        let now = self.nodes[slot].zone.as_deref();
+        if zone.as_deref() != now {
+            for owned in self.owners.values_mut() {
+                owned.move_zone(slot, zone.as_deref(), now);
+            }
+        }
+        better
     }
 
     pub fn remove_node(&mut self, name: &str) {
@@ -155,7 +191,11 @@ impl Snapshot {
             self.groups.remove(&key);
         }
         if let Some(owner) = &pod.owner {
-            change_keyed(&mut self.owners, owner, slot, by);
+            let owned = self.owners.entry(owner.clone()).or_default();
+            owned.change(slot, self.nodes[slot].zone.as_deref(), by);
+            if owned.slots.is_empty() {
+                self.owners.remove(owner);
+            }
         }
         for term in &pod.anti_affinity {
             change_keyed(&mut self.anti, term, slot, by);

@@ -9,7 +9,9 @@ use crate::{
 };
 use std::collections::HashMap;
 
-const ZONE: &str = "topology.kubernetes.io/zone";
+/// How uneven upstream's default constraints let an owner's pods be.
+const HOST_SKEW: f64 = 3.0;
+const ZONE_SKEW: f64 = 5.0;
 
 /// One required constraint, counted for one pod before any node is looked at.
 pub(crate) struct Required<'a> {
@@ -133,23 +135,17 @@ pub(crate) fn crowding(
 }
 
 /// Without constraints of its own, a pod keeps away from its owner's other pods: first from those
-/// on the same node, then from those in the same zone (upstream's default constraints).
+/// on the same node, then from those in the same zone.
 fn by_owner(snapshot: &Snapshot, pod: &PodInfo, feasible: &[Slot]) -> Option<Vec<Option<f64>>> {
-    let slots = snapshot.owners.get(pod.owner.as_ref()?)?;
-    let mut zones: HashMap<&str, i64> = HashMap::new();
-    for (slot, count) in slots {
-        if let Some(zone) = snapshot.nodes[*slot].labels.get(ZONE) {
-            *zones.entry(zone).or_default() += count;
-        }
-    }
+    let owned = snapshot.owners.get(pod.owner.as_ref()?)?;
     let host_weight = domain_weight(feasible.len());
-    let zone_weight = domain_weight(zones.len());
+    let zone_weight = domain_weight(owned.zones.len());
     let score = |slot: &Slot| {
-        let here = slots.get(slot).copied().unwrap_or_default() as f64;
-        let zone = snapshot.nodes[*slot].labels.get(ZONE);
-        let near = zone.and_then(|zone| zones.get(zone.as_str()));
-        let near = near.map_or(0.0, |near| *near as f64 * zone_weight + 4.0);
-        Some(here * host_weight + 2.0 + near)
+        let here = owned.slots.get(slot).copied().unwrap_or_default() as f64;
+        let zone = snapshot.nodes[*slot].zone.as_ref();
+        let near = zone.map(|zone| owned.zones.get(zone).copied().unwrap_or_default() as f64);
+        let near = near.map_or(0.0, |near| near * zone_weight + ZONE_SKEW - 1.0);
+        Some(here * host_weight + HOST_SKEW - 1.0 + near)
     };
     Some(feasible.iter().map(score).collect())
 }

@@ -301,6 +301,23 @@ fn replicas_of_one_owner_spread_over_nodes() {
     }
 }
 
+#[test]
+fn replicas_of_one_owner_spread_over_zones_also_when_a_node_moves() {
+    let zone =
+        |name: &str, zone: &str| node(name, labelled(json!({"topology.kubernetes.io/zone": zone})));
+    let owned = json!({"metadata": {"ownerReferences": [
+        {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "rs", "controller": true}]}});
+    let mut snapshot = cluster(&[zone("a", "x"), zone("b", "x"), zone("c", "y")]);
+    snapshot.place(pod("1", owned.clone()), "a");
+    goes_to(&snapshot, &pod("p", owned.clone()), "c");
+    // Now "a" is in y, and so is its pod: "b" is alone in x.
+    snapshot.set_node(&zone("a", "y"));
+    goes_to(&snapshot, &pod("p", owned.clone()), "b");
+    snapshot.remove_pod("1");
+    snapshot.remove_node("a");
+    assert!(decide(&snapshot, &pod("p", owned)).is_ok());
+}
+
 fn spread(when: &str) -> Value {
     json!({"metadata": {"labels": {"app": "x"}}, "spec": {"topologySpreadConstraints": [
         {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": when,

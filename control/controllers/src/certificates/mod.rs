@@ -44,8 +44,10 @@ pub(crate) async fn run(context: Context, ca: Ca) {
     let nodes = context.informers.all::<Node>();
     let queue: Queue<ObjectKey> = Queue::default();
     let (on_requests, on_nodes, all) = (queue.clone(), queue.clone(), requests.clone());
-    requests.on_change(move |change| on_requests.add(ObjectKey::of(&**change.object())));
-    nodes.on_change(move |change| {
+    requests.on_change_until(&context.shutdown, move |change| {
+        on_requests.add(ObjectKey::of(&**change.object()))
+    });
+    nodes.on_change_until(&context.shutdown, move |change| {
         let addresses = |node: &Node| node.status.as_ref().and_then(|s| s.addresses.clone());
         let Some(node) = change.new() else {
             return;

@@ -56,9 +56,15 @@ pub(crate) async fn run(context: Context) {
     });
     let (deployment_queue, set_queue, pod_queue) = (queue.clone(), queue.clone(), queue.clone());
     let (on_sets, on_pods) = (controller.clone(), controller.clone());
-    deployments.on_change(move |change| deployment_queue.add(ObjectKey::of(&**change.object())));
-    sets.on_change(move |change| on_sets.on_set(change, &set_queue));
-    pods.on_change(move |change| on_pods.on_pod(change, &pod_queue));
+    deployments.on_change_until(&context.shutdown, move |change| {
+        deployment_queue.add(ObjectKey::of(&**change.object()))
+    });
+    sets.on_change_until(&context.shutdown, move |change| {
+        on_sets.on_set(change, &set_queue)
+    });
+    pods.on_change_until(&context.shutdown, move |change| {
+        on_pods.on_pod(change, &pod_queue)
+    });
     deployments.wait_until_synced().await;
     sets.wait_until_synced().await;
     pods.wait_until_synced().await;

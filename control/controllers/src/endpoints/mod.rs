@@ -65,10 +65,16 @@ pub(crate) async fn run(context: Context) {
     });
     let (a, b, c, d) = (queue.clone(), queue.clone(), queue.clone(), queue.clone());
     let (on_pods, on_slices) = (controller.clone(), controller.clone());
-    services.on_change(move |change| a.add(ObjectKey::of(&**change.object())));
-    pods.on_change(move |change| on_pods.on_pod(change, &b));
-    slices.on_change(move |change| on_slices.on_slice(change, &c));
-    legacy.on_change(move |change| d.add(ObjectKey::of(&**change.object())));
+    services.on_change_until(&context.shutdown, move |change| {
+        a.add(ObjectKey::of(&**change.object()))
+    });
+    pods.on_change_until(&context.shutdown, move |change| on_pods.on_pod(change, &b));
+    slices.on_change_until(&context.shutdown, move |change| {
+        on_slices.on_slice(change, &c)
+    });
+    legacy.on_change_until(&context.shutdown, move |change| {
+        d.add(ObjectKey::of(&**change.object()))
+    });
     services.wait_until_synced().await;
     pods.wait_until_synced().await;
     nodes.wait_until_synced().await;

@@ -100,7 +100,8 @@ fn an_endpoint_tells_address_conditions_pod_node_and_zone() {
 
 #[test]
 fn conditions_tell_ready_serving_and_terminating_apart() {
-    let cases: Vec<(fn(&mut Value), bool, [bool; 3])> = vec![
+    type Change = fn(&mut Value);
+    let cases: Vec<(Change, bool, [bool; 3])> = vec![
         (not_ready, false, [false, false, false]),
         (leaving, false, [false, true, true]),
         (not_ready, true, [true, false, false]),
@@ -154,7 +155,7 @@ fn a_headless_service_is_labelled_and_names_hosts() {
         pod["spec"]["hostname"] = "first".into();
         pod["spec"]["subdomain"] = "web".into();
     });
-    let slices = slices(&service, &[named.clone()]);
+    let slices = slices(&service, std::slice::from_ref(&named));
     assert_eq!(slices[0].endpoints[0].hostname.as_deref(), Some("first"));
     assert!(
         slices[0]

@@ -46,7 +46,7 @@ pub(crate) async fn run(context: Context) {
     });
     let (node_queue, pod_queue) = (queue.clone(), queue.clone());
     let (on_nodes, by_node) = (controller.clone(), context.pods_by_node.clone());
-    nodes.on_change(move |change| {
+    nodes.on_change_until(&context.shutdown, move |change| {
         let before = change
             .old()
             .map(|node| no_execute(node))
@@ -63,7 +63,7 @@ pub(crate) async fn run(context: Context) {
             }
         }
     });
-    pods.on_change(move |change| {
+    pods.on_change_until(&context.shutdown, move |change| {
         let placed = |pod: &Pod| {
             let spec = pod.spec.as_ref();
             spec.map(|s| (s.node_name.clone(), s.tolerations.clone()))

@@ -43,7 +43,7 @@ pub(crate) async fn run(context: Context, ranges: Vec<Range>) {
         given: Mutex::default(),
     });
     let (on_change, on_nodes) = (queue.clone(), controller.clone());
-    nodes.on_change(move |change| {
+    nodes.on_change_until(&context.shutdown, move |change| {
         if change.new().is_none() {
             // Its range is free again: somebody may wait for it.
             on_nodes.given().remove(&change.object().name_any());

@@ -60,8 +60,10 @@ pub(crate) async fn run(context: Context, grace: Duration) {
     });
     let (on_nodes, on_leases) = (controller.clone(), controller.clone());
     let (node_queue, lease_queue) = (queue.clone(), queue.clone());
-    nodes.on_change(move |change| on_nodes.on_node(change, &node_queue));
-    leases.on_change(move |change| {
+    nodes.on_change_until(&context.shutdown, move |change| {
+        on_nodes.on_node(change, &node_queue)
+    });
+    leases.on_change_until(&context.shutdown, move |change| {
         let renewed = |lease: &Lease| lease.spec.as_ref().and_then(|s| s.renew_time.clone());
         if let Some(lease) = change.new()
             && change

@@ -49,14 +49,16 @@ pub(crate) async fn run(context: Context) {
     });
     let (on_sets, on_pods) = (controller.clone(), controller.clone());
     let (set_queue, pod_queue) = (queue.clone(), queue.clone());
-    sets.on_change(move |change| {
+    sets.on_change_until(&context.shutdown, move |change| {
         let key = ObjectKey::of(&**change.object());
         if change.new().is_none() {
             on_sets.expectations.forget(&key);
         }
         set_queue.add(key);
     });
-    pods.on_change(move |change| on_pods.on_pod(change, &pod_queue));
+    pods.on_change_until(&context.shutdown, move |change| {
+        on_pods.on_pod(change, &pod_queue)
+    });
     sets.wait_until_synced().await;
     pods.wait_until_synced().await;
     reconcile_all("replicaset", queue, WORKERS, context.shutdown, move |key| {
