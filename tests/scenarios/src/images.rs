@@ -29,9 +29,6 @@ pub fn image_archive(spec: &ImageSpec, path: &Path) {
         header.set_size(content.len() as u64);
         header.set_mode(*mode);
         owned_by_root(&mut header);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
         layer
             .append_data(&mut header, name, content.as_slice())
             .unwrap();
@@ -42,9 +39,6 @@ pub fn image_archive(spec: &ImageSpec, path: &Path) {
         header.set_size(0);
         header.set_mode(0o777);
         owned_by_root(&mut header);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
         layer.append_link(&mut header, name, target).unwrap();
     }
     let layer = layer.into_inner().unwrap();
