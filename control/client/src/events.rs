@@ -14,10 +14,11 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams, PostParams},
 };
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, mpsc};
 
 const QUEUED: usize = 1000;
+const SENT_AT_ONCE: usize = 16;
 const TRIES: u32 = 12;
 const BETWEEN_TRIES: Duration = Duration::from_secs(10);
 
@@ -139,22 +140,37 @@ pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     }
 }
 
+/// Sends several at once: behind a burst of bindings, events one by one would fall far behind. An
+/// increment that overtakes its event finds nothing to raise and creates it with the right count.
 async fn send_all(client: Client, mut events: mpsc::Receiver<Event>) {
     let mut correlator = Correlator::default();
+    let slots = Arc::new(Semaphore::new(SENT_AT_ONCE));
     while let Some(event) = events.recv().await {
         let send = correlator.take(event, Timestamp::now());
-        for attempt in 1..=TRIES {
-            match send_one(&client, &send).await {
-                Ok(()) => break,
-                // The server's refusal is final (a namespace that is being deleted, say).
-                Err(error @ kube::Error::Api(_)) => {
-                    tracing::debug!(%error, "event refused");
-                    break;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, attempt, "event not sent");
-                    tokio::time::sleep(BETWEEN_TRIES).await;
-                }
+        if send == Send::Drop {
+            continue;
+        }
+        let permit = slots.clone().acquire_owned().await;
+        let client = client.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            send_persistently(&client, &send).await;
+        });
+    }
+}
+
+async fn send_persistently(client: &Client, send: &Send) {
+    for attempt in 1..=TRIES {
+        match send_one(client, send).await {
+            Ok(()) => return,
+            // The server's refusal is final (a namespace that is being deleted, say).
+            Err(error @ kube::Error::Api(_)) => {
+                tracing::debug!(%error, "event refused");
+                return;
+            }
+            Err(error) => {
+                tracing::debug!(%error, attempt, "event not sent");
+                tokio::time::sleep(BETWEEN_TRIES).await;
             }
         }
     }
