@@ -105,7 +105,7 @@ build_tools || exit 2
 nextest_tool || exit 2
 if [ "$what" = all ] || [ "$what" = root ]; then
   packages busybox:busybox-static ip:iproute2 nft:nftables nsenter:util-linux runc:runc crun:crun strace:strace \
-    etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 || true
+    etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 musl-gcc:musl-tools || true
   kubectl_tool || note_skip kubectl "no kubectl 1.31 or newer can be had"
 fi
 case $what in all | quick) fixtures || note_skip fixtures "golang-k8s-api-dev cannot be fetched" ;; esac

@@ -1,8 +1,10 @@
 //! Image archives as `docker save` writes them, made from static programs of this machine.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde_json::{Value, json};
@@ -75,12 +77,66 @@ pub fn image_archive(spec: &ImageSpec, path: &Path) {
     archive.finish().unwrap();
 }
 
-/// Debian's static busybox as `busybox:test`, with every applet linked; musl-like in that it has no libc of its own.
+/// Debian's static busybox as `busybox:test`, with every applet linked.
 pub fn busybox_image(dir: &Path) -> PathBuf {
-    let busybox = std::fs::read("/bin/busybox")
-        .or_else(|_| std::fs::read("/usr/bin/busybox"))
-        .expect("busybox-static is installed");
-    let applets = std::process::Command::new("busybox")
+    let path = dir.join("busybox.tar");
+    image_archive(&busybox("busybox:test"), &path);
+    path
+}
+
+/// The same with curl and getent of this machine and what they are linked with: glibc's resolver, as `glibc:test`.
+pub fn glibc_image(dir: &Path) -> PathBuf {
+    let mut spec = busybox("glibc:test");
+    let mut wanted = BTreeSet::new();
+    for program in ["curl", "getent"] {
+        let program = find(program);
+        wanted.extend(libraries(&program));
+        wanted.insert(program);
+    }
+    for file in wanted {
+        let name = file.trim_start_matches('/').to_owned();
+        spec.files
+            .push((name, std::fs::read(&file).expect(&file), 0o755));
+    }
+    let path = dir.join("glibc.tar");
+    image_archive(&spec, &path);
+    path
+}
+
+/// A program of musl's libc that looks a name up (`/bin/lookup NAME`), as `musl:test`; `None` without musl-gcc.
+pub fn musl_image(dir: &Path) -> Option<PathBuf> {
+    const LOOKUP: &str = "#include <arpa/inet.h>\n#include <netdb.h>\n#include <stdio.h>\n\
+        int main(int argc, char **argv) {\n\
+          struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;\n\
+          int error = getaddrinfo(argv[1], 0, &hints, &found);\n\
+          if (error) { puts(gai_strerror(error)); return 1; }\n\
+          for (; found; found = found->ai_next) {\n\
+            char text[64];\n\
+            if (found->ai_family == AF_INET)\n\
+              puts(inet_ntop(AF_INET, &((struct sockaddr_in *)found->ai_addr)->sin_addr, text, sizeof text));\n\
+          }\n\
+          return 0; }\n";
+    let (source, program) = (dir.join("lookup.c"), dir.join("lookup"));
+    std::fs::write(&source, LOOKUP).unwrap();
+    let built = Command::new("musl-gcc")
+        .args(["-static", "-O", "-o"])
+        .arg(&program)
+        .arg(&source)
+        .status();
+    if !built.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    let mut spec = busybox("musl:test");
+    spec.files
+        .push(("bin/lookup".into(), std::fs::read(&program).unwrap(), 0o755));
+    let path = dir.join("musl.tar");
+    image_archive(&spec, &path);
+    Some(path)
+}
+
+fn busybox(name: &str) -> ImageSpec {
+    let busybox = std::fs::read(find("busybox")).expect("busybox-static is installed");
+    let applets = Command::new("busybox")
         .arg("--list")
         .output()
         .expect("busybox runs");
@@ -89,9 +145,8 @@ pub fn busybox_image(dir: &Path) -> PathBuf {
         .filter(|applet| *applet != "busybox")
         .map(|applet| (format!("bin/{applet}"), "busybox".to_owned()))
         .collect();
-    let path = dir.join("busybox.tar");
-    let spec = ImageSpec {
-        name: "busybox:test".into(),
+    ImageSpec {
+        name: name.into(),
         files: vec![
             ("bin/busybox".into(), busybox, 0o755),
             (
@@ -108,10 +163,28 @@ pub fn busybox_image(dir: &Path) -> PathBuf {
             ("home/.keep".into(), Vec::new(), 0o644),
         ],
         links,
-        config: json!({ "Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sh"] }),
-    };
-    image_archive(&spec, &path);
-    path
+        config: json!({ "Env": ["PATH=/bin:/usr/bin", "FROM_IMAGE=yes"], "Cmd": ["sh"] }),
+    }
+}
+
+/// A program on the PATH.
+fn find(program: &str) -> String {
+    std::env::var("PATH")
+        .unwrap_or_default()
+        .split(':')
+        .map(|dir| format!("{dir}/{program}"))
+        .find(|path| Path::new(path).exists())
+        .unwrap_or_else(|| panic!("{program} is not installed"))
+}
+
+/// What a program is linked with, its loader included.
+fn libraries(program: &str) -> BTreeSet<String> {
+    let output = Command::new("ldd").arg(program).output().expect("ldd runs");
+    String::from_utf8_lossy(&output.stdout)
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A new header's numbers are empty, which is not a number.

@@ -10,7 +10,7 @@ mod machine;
 mod traces;
 mod wait;
 
-pub use images::{ImageSpec, busybox_image, image_archive};
+pub use images::{ImageSpec, busybox_image, glibc_image, image_archive, musl_image};
 pub use machine::{Machine, Output};
 pub use traces::Traces;
 pub use wait::{eventually, try_eventually};

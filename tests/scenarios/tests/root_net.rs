@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kernelet_scenarios::{Machine, Output, busybox_image, eventually, skip_unless_root};
+use kernelet_scenarios::{
+    Machine, Output, busybox_image, eventually, glibc_image, musl_image, skip_unless_root,
+};
 
 /// Two servers that answer with their name on HTTP and echo it on UDP, and a client.
 const PODS: &str = r#"
@@ -41,7 +43,7 @@ spec:
   terminationGracePeriodSeconds: 1
   containers:
   - name: main
-    image: busybox:test
+    image: glibc:test
     command: [/bin/sh, -c, "mkdir -p /tmp/do; while :; do if [ -e /work/job ]; then sh /work/job > /work/out 2>&1; echo $? > /work/rc; mv /work/job /work/old; fi; sleep 0.05; done"]
     volumeMounts: [{name: work, mountPath: /work}]
   volumes: [{name: work, hostPath: {path: WORK, type: DirectoryOrCreate}}]
@@ -104,6 +106,7 @@ fn up(option: Option<&str>) -> Machine {
     }
     machine.up();
     machine.load_image(&busybox_image(machine.dir()));
+    machine.load_image(&glibc_image(machine.dir()));
     machine.apply(&with_work(&machine));
     for pod in ["pod/web-a", "pod/web-b", "pod/client"] {
         machine.wait(pod, "condition=Ready", Duration::from_secs(30));
@@ -167,34 +170,30 @@ fn check_everything(machine: &Machine) {
         "UDP through the Service: {echo:?}"
     );
 
-    // By name: short, with search paths, headless, a pod's own, and none.
-    assert!(
-        in_pod(machine, "wget -qO- -T 3 http://web/")
-            .ok()
-            .starts_with("web-")
-    );
-    assert!(
-        in_pod(
-            machine,
-            "wget -qO- -T 3 http://web.default.svc.cluster.local/"
-        )
-        .ok()
-        .starts_with("web-")
-    );
-    let headless = in_pod(machine, "nslookup headless.default.svc.cluster.local").stdout;
+    // By name, with glibc's resolver: short, with search paths, headless, a pod's own, and none.
+    for name in ["web", "web.default", "web.default.svc.cluster.local"] {
+        let answer = in_pod(machine, &format!("curl -sS --max-time 3 http://{name}/")).ok();
+        assert!(answer.starts_with("web-"), "{name}: {answer}");
+    }
+    let headless = in_pod(machine, "getent ahostsv4 headless").ok();
     assert!(
         headless.contains(&a) && headless.contains(&ip(machine, "web-b")),
         "{headless}"
     );
-    let own = in_pod(
-        machine,
-        "wget -qO- -T 3 http://web-b.headless.default.svc.cluster.local:8080/",
-    )
-    .ok();
+    let own = in_pod(machine, "curl -sS --max-time 3 http://web-b.headless:8080/").ok();
     assert_eq!(own, "web-b\n");
     assert_ne!(
-        in_pod(machine, "nslookup absent.default.svc.cluster.local").code,
+        in_pod(machine, "getent hosts absent.default.svc.cluster.local").code,
         0
+    );
+    let service = in_pod(
+        machine,
+        "nslookup -type=srv _http._tcp.headless.default.svc.cluster.local",
+    )
+    .stdout;
+    assert!(
+        service.contains("8080") && service.contains("web-a.headless"),
+        "{service}"
     );
 
     // Nobody there: refused at once, TCP, from a pod and from the host.
@@ -207,14 +206,47 @@ fn check_everything(machine: &Machine) {
     // The API server, from a pod, by the Service's name and with the pod's own token.
     let answer = in_pod(
         machine,
-        "d=/var/run/secrets/kubernetes.io/serviceaccount; test -s $d/token && \
-         wget -qO- -T 3 --no-check-certificate https://kubernetes.default.svc/version 2>&1 || true",
+        "d=/var/run/secrets/kubernetes.io/serviceaccount; curl -sS --max-time 5 --cacert $d/ca.crt \
+         -H \"Authorization: Bearer $(cat $d/token)\" https://kubernetes.default.svc/version",
     );
-    assert!(
-        answer.stdout.contains("401") || answer.stdout.contains("gitVersion"),
-        "{}",
-        answer.stdout
+    assert!(answer.stdout.contains("gitVersion"), "{}", answer.stdout);
+}
+
+#[test]
+fn musls_resolver_finds_services_by_search_path_and_fails_at_once_for_what_is_not_there() {
+    skip_unless_root!();
+    let machine = up(None);
+    let Some(image) = musl_image(machine.dir()) else {
+        println!("SKIP root_net::musl: musl-gcc is not installed");
+        return;
+    };
+    machine.load_image(&image);
+    machine.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: musl}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: main, image: "musl:test", command: [sh, -c, "lookup web; lookup web.default.svc.cluster.local; lookup headless; lookup absent || echo none"]}
+"#,
     );
+    machine.wait(
+        "pod/musl",
+        "jsonpath={.status.phase}=Succeeded",
+        Duration::from_secs(20),
+    );
+    let log = machine.kubectl(&["logs", "musl"]).ok();
+    let web = service_ip(&machine, "web");
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(&lines[..2], [web.as_str(), web.as_str()], "{log}");
+    let mut headless = [ip(&machine, "web-a"), ip(&machine, "web-b")];
+    headless.sort();
+    let mut found = [lines[2], lines[3]];
+    found.sort_unstable();
+    assert_eq!(found, headless.each_ref().map(String::as_str), "{log}");
+    assert_eq!(lines.last(), Some(&"none"), "{log}");
 }
 
 #[test]

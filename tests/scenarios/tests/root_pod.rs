@@ -69,7 +69,7 @@ fn a_pod_gets_its_command_environment_user_folder_volumes_and_identity() {
       grep -E 'NoNewPrivs|Seccomp:|CapEff' /proc/self/status
       ls /var/run/secrets/kubernetes.io/serviceaccount
       cat /etc/resolv.conf
-      echo $$
+      echo $$$$
     env:
     - {name: WHO, value: world}
     - {name: GREETING, value: "hello $(WHO) $$(WHO)"}
