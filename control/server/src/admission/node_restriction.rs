@@ -52,9 +52,10 @@ pub fn check(
         ("", "serviceaccounts", "token") => token(request, node, new),
         ("coordination.k8s.io", "leases", _) => {
             if request.namespace != "kube-node-lease" || name != node {
-                return refuse(format!(
+                return refuse(
                     "can only access node lease with the same name as the requesting node"
-                ));
+                        .to_owned(),
+                );
             }
             Ok(())
         }
