@@ -84,11 +84,11 @@ pub fn busybox_image(dir: &Path) -> PathBuf {
     path
 }
 
-/// The same with curl and getent of this machine and what they are linked with: glibc's resolver, as `glibc:test`.
+/// The same with bash, curl and getent of this machine and what they are linked with: glibc's resolver, as `glibc:test`.
 pub fn glibc_image(dir: &Path) -> PathBuf {
     let mut spec = busybox("glibc:test");
     let mut wanted = BTreeSet::new();
-    for program in ["curl", "getent"] {
+    for program in ["bash", "curl", "getent"] {
         let program = find(program);
         wanted.extend(libraries(&program));
         wanted.insert(program);

@@ -18,7 +18,7 @@ spec:
   containers:
   - name: main
     image: busybox:test
-    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; (while :; do hostname | nc -u -l -p 5353 -w 1; done) & exec httpd -f -p 8080 -h /tmp/www"]
+    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; udpsvd -E 0.0.0.0 5353 hostname & exec httpd -f -p 8080 -h /tmp/www"]
     ports: [{name: web, containerPort: 8080}, {name: echo, containerPort: 5353, protocol: UDP}]
     readinessProbe: {tcpSocket: {port: web}, periodSeconds: 1}
 ---
@@ -32,7 +32,7 @@ spec:
   containers:
   - name: main
     image: busybox:test
-    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; (while :; do hostname | nc -u -l -p 5353 -w 1; done) & exec httpd -f -p 8080 -h /tmp/www"]
+    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; udpsvd -E 0.0.0.0 5353 hostname & exec httpd -f -p 8080 -h /tmp/www"]
     ports: [{name: web, containerPort: 8080}, {name: echo, containerPort: 5353, protocol: UDP}]
     readinessProbe: {tcpSocket: {port: web}, periodSeconds: 1}
 ---
@@ -164,7 +164,7 @@ fn check_everything(machine: &Machine) {
             "both backends answer (from a pod: {from_pod}): {seen:?}"
         );
     }
-    let echo = in_pod(machine, &format!("echo hi | nc -u -w 2 {web} 53")).stdout;
+    let echo = in_pod(machine, &format!("bash -c 'exec 3<>/dev/udp/{web}/53; echo hi >&3; read -t 2 -u 3 line; echo $line'")).stdout;
     assert!(
         echo.starts_with("web-"),
         "UDP through the Service: {echo:?}"
