@@ -54,12 +54,6 @@ pub mod service_flags {
     pub const CANARY: u32 = 32;
 }
 
-/// `Backend::flags`.
-pub mod backend_flags {
-    /// Pods reach this backend at `via`, the node itself at `address`.
-    pub const VIA: u8 = 1;
-}
-
 /// `Config::flags`.
 pub mod config_flags {
     /// What pods send to the node's own addresses enters as if on `lo`, because somebody's input

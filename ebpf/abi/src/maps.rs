@@ -14,7 +14,7 @@ layout!(
     ServiceKey = 20,
     Service = 20,
     ServiceName = 160,
-    Backend = 44,
+    Backend = 24,
     AffinityKey = 24,
     Affinity = 16,
     Connected = 40,
@@ -86,13 +86,9 @@ pub struct ServiceName(pub [u8; 160]);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
     pub address: Address,
-    /// Where pods reach it instead, when `backend_flags::VIA` is set.
-    pub via: Address,
     pub port: u16,
-    pub via_port: u16,
     pub protocol: u8,
-    pub flags: u8,
-    pub pad: u16,
+    pub pad: u8,
     pub service: u32,
 }
 

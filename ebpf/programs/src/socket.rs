@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use kernelet_ebpf_abi::{
     Address, Backend, Connected, Hook, NetnsKind, Reason, Service, ServiceKey, Sticky, StickyKey,
-    TCP, UDP, UdpKey, UdpOrigin, backend_flags,
+    TCP, UDP, UdpKey, UdpOrigin,
 };
 
 use crate::{
@@ -186,14 +186,14 @@ fn route(ctx: &SockAddrContext, netns: u64, kind: u32, protocol: u8, asked: Name
         return Route::Direct;
     };
     if let Some(backend) = choose(ctx, netns, protocol, &service) {
-        return to_backend(kind, service.id, backend);
+        return to_backend(service.id, backend);
     }
     // The set of backends was swapped between reading the service and its extent: once more.
     let Some(service) = select::service(&key) else {
         return Route::Direct;
     };
     match choose(ctx, netns, protocol, &service) {
-        Some(backend) => to_backend(kind, service.id, backend),
+        Some(backend) => to_backend(service.id, backend),
         None => Route::Refused(service.id),
     }
 }
@@ -209,13 +209,8 @@ fn is_node_port(kind: u32, asked: Name) -> bool {
 }
 
 #[inline(always)]
-fn to_backend(kind: u32, service: u32, backend: &Backend) -> Route {
-    let to = if kind == NetnsKind::Pod as u32 && backend.flags & backend_flags::VIA != 0 {
-        Name { address: backend.via, port: backend.via_port }
-    } else {
-        Name { address: backend.address, port: backend.port }
-    };
-    Route::Backend { service, to }
+fn to_backend(service: u32, backend: &Backend) -> Route {
+    Route::Backend { service, to: Name { address: backend.address, port: backend.port } }
 }
 
 /// Affinity first, then the socket's own backend (UDP), then any.

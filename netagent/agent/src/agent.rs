@@ -30,7 +30,7 @@ use tracing::{error, info, warn};
 use crate::{
     NetConfig, StartError,
     canary::Canary,
-    dns,
+    dns, hooks,
     kernel::Kernel,
     node::{NodeError, NodeSide, sysctl_record},
     pods::{self, AdoptError, PodDefaults},
@@ -155,6 +155,7 @@ fn bring_up(config: &NetConfig) -> Result<(Kernel, PodDefaults, NodeSide), Start
         instance_id: config.instance_id.clone(),
         node_ip: config.node_ip,
         mtu: mtu.unwrap_or(DEFAULT_MTU),
+        run_dir: config.run_dir.clone(),
     };
     kernel.pods().ipam.set_ranges(&config.pod_cidrs);
     pods::adopt(&kernel, &defaults).map_err(|error| match error {
@@ -173,7 +174,9 @@ fn node_error(error: NodeError) -> StartError {
     match error {
         NodeError::Link(error) => StartError::Link(error),
         NodeError::Entry(error) => StartError::Entry(error),
-        NodeError::Uplink(error) => StartError::Uplink(error),
+        NodeError::Hook(error) => StartError::Uplinks {
+            source: error.into(),
+        },
     }
 }
 
@@ -383,7 +386,7 @@ impl PodNetwork for NetAgent {
 /// Takes away everything that the instance's network left on the machine (links, routes, nftables
 /// table, pins, sysctls); goes on past errors and returns all of them.
 pub fn purge(instance_id: &str, run_dir: &Path) -> Vec<String> {
-    let mut errors = Vec::new();
+    let (mut errors, mut hooks_left) = (Vec::new(), Vec::new());
     let mut note = |result: Result<(), kernelet_link::LinkError>| {
         if let Err(error) = result {
             errors.push(with_sources(&error));
@@ -398,8 +401,14 @@ pub fn purge(instance_id: &str, run_dir: &Path) -> Vec<String> {
         Err(error) => note(Err(error)),
     }
     note(kernelet_link::remove_routes());
+    for ifindex in kernelet_maps::uplinks(instance_id) {
+        if let Err(error) = hooks::detach_uplink(ifindex, run_dir) {
+            hooks_left.push(with_sources(&error));
+        }
+    }
     note(kernelet_link::remove_docker_accept(instance_id));
     note(kernelet_link::remove_table(instance_id));
+    errors.extend(hooks_left);
     match kernelet_link::Sysctls::open(&sysctl_record(run_dir)) {
         Ok(mut sysctls) => errors.extend(sysctls.restore().iter().map(|error| with_sources(error))),
         Err(error) => errors.push(with_sources(&error)),

@@ -54,7 +54,6 @@ impl Canary {
             backends: [BackendSpec {
                 address: to.ip(),
                 port: to.port(),
-                via: None,
             }]
             .into(),
         })

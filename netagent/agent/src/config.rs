@@ -38,7 +38,10 @@ pub enum StartError {
     #[error("write the data plane's maps")]
     Entry(#[from] kernelet_maps::EntryError),
     #[error("serve the uplinks")]
-    Uplink(#[from] kernelet_maps::UplinkError),
+    Uplinks {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("set up the node's network")]
     Link(#[from] kernelet_link::LinkError),
     #[error("{step}")]

@@ -73,7 +73,6 @@ fn specs(service: IpAddr, at: SocketAddr) -> Vec<ServiceSpec> {
             backends: [BackendSpec {
                 address: at.ip(),
                 port: at.port(),
-                via: None,
             }]
             .into(),
         })

@@ -21,8 +21,14 @@ pub struct Judgement {
     pub blocked: Option<String>,
 }
 
-/// `can_bypass`: on every way out, the programs can do what the node's stack would.
-pub fn judge(found: &Firewall, pods: &[Cidr], can_bypass: bool) -> Judgement {
+/// `can_bypass`: on every way out, the programs can do what the node's stack would. `no_masquerade`: why
+/// that can't.
+pub fn judge(
+    found: &Firewall,
+    pods: &[Cidr],
+    can_bypass: bool,
+    no_masquerade: Option<&str>,
+) -> Judgement {
     // They translate IPv4 only.
     let can_bypass = can_bypass && pods.iter().all(Cidr::is_ipv4);
     let forward: Vec<&DropChain> = found.drops(Hook::Forward).collect();
@@ -56,7 +62,7 @@ pub fn judge(found: &Firewall, pods: &[Cidr], can_bypass: bool) -> Judgement {
              firewall-cmd --permanent --zone=trusted --add-source={range} && firewall-cmd --reload"
         ))
     } else {
-        None
+        no_masquerade.map(|why| format!("pods can't reach the outside: {why}"))
     };
     Judgement {
         host_by_loopback: found.drops(Hook::Input).next().is_some() || found.firewalld,
@@ -86,7 +92,7 @@ mod tests {
     #[test]
     fn nothing_in_the_way_needs_nothing() {
         assert_eq!(
-            judge(&Firewall::default(), &pods(), true),
+            judge(&Firewall::default(), &pods(), true, None),
             Judgement::default()
         );
     }
@@ -97,7 +103,7 @@ mod tests {
             drops: vec![chain("mine", "fwd", Hook::Forward)],
             ..Firewall::default()
         };
-        let judgement = judge(&found, &pods(), false);
+        let judgement = judge(&found, &pods(), false, None);
         let why = judgement.blocked.expect("blocked");
         assert!(why.contains("chain fwd of nftables table ip mine"), "{why}");
         assert!(
@@ -117,12 +123,21 @@ mod tests {
             egress: true,
             ..Judgement::default()
         };
-        assert_eq!(judge(&found, &pods(), true), egress);
+        assert_eq!(judge(&found, &pods(), true, None), egress);
         let both = [pods(), vec!["fd00::/64".parse().expect("a range")]].concat();
         assert!(
-            judge(&found, &both, true).blocked.is_some(),
+            judge(&found, &both, true, None).blocked.is_some(),
             "IPv6 is not translated"
         );
+    }
+
+    #[test]
+    fn without_nftables_in_the_kernel_the_programs_stand_in() {
+        let why = Some("write the masquerading table: no such protocol");
+        let found = Firewall::default();
+        assert!(judge(&found, &pods(), true, why).egress);
+        let blocked = judge(&found, &pods(), false, why).blocked.expect("blocked");
+        assert!(blocked.contains("no such protocol"), "{blocked}");
     }
 
     #[test]
@@ -132,7 +147,7 @@ mod tests {
             ..Firewall::default()
         };
         assert_eq!(
-            judge(&found, &pods(), false),
+            judge(&found, &pods(), false, None),
             Judgement {
                 host_by_loopback: true,
                 ..Judgement::default()
@@ -149,7 +164,7 @@ mod tests {
             ..Firewall::default()
         };
         assert_eq!(
-            judge(&found, &pods(), false),
+            judge(&found, &pods(), false, None),
             Judgement {
                 docker_entry: true,
                 ..Judgement::default()
@@ -160,7 +175,7 @@ mod tests {
             docker_user: true,
             ..Firewall::default()
         };
-        let judgement = judge(&found, &pods(), false);
+        let judgement = judge(&found, &pods(), false, None);
         assert!(judgement.docker_entry);
         assert!(judgement.blocked.expect("blocked").contains("mine"));
     }
@@ -171,7 +186,7 @@ mod tests {
             firewalld: true,
             ..Firewall::default()
         };
-        let judgement = judge(&found, &pods(), false);
+        let judgement = judge(&found, &pods(), false, None);
         assert!(judgement.host_by_loopback);
         assert!(
             judgement

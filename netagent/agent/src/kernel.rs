@@ -34,6 +34,9 @@ pub struct Pods {
     pub attached: HashMap<String, Pod>,
 }
 
+/// Sockets by cookie, with the peer that each is connected to.
+type UdpSockets = HashSet<(u64, IpAddr, u16)>;
+
 pub struct Kernel {
     plane: Mutex<DataPlane>,
     table: Mutex<Table>,
@@ -41,7 +44,7 @@ pub struct Kernel {
     started: Instant,
     node_cookie: u64,
     /// UDP sockets to end in namespaces of which there is no descriptor yet.
-    unreached: Mutex<HashMap<u64, HashSet<(u64, IpAddr, u16)>>>,
+    unreached: Mutex<HashMap<u64, UdpSockets>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -155,7 +158,7 @@ impl Kernel {
             .iter()
             .map(|removed| (removed.id, removed))
             .collect();
-        let mut sockets: HashMap<u64, HashSet<(u64, IpAddr, u16)>> = HashMap::new();
+        let mut sockets: HashMap<u64, UdpSockets> = HashMap::new();
         {
             let mut plane = self.plane();
             for (socket, netns, id) in plane.sticky_on(&by_id.keys().copied().collect())? {
@@ -163,11 +166,10 @@ impl Kernel {
                     continue;
                 };
                 let backend = removed.backend;
-                let peers = std::iter::once((backend.address, backend.port)).chain(backend.via);
                 sockets
                     .entry(netns)
                     .or_default()
-                    .extend(peers.map(|(address, port)| (socket, address, port)));
+                    .insert((socket, backend.address, backend.port));
                 plane.remove_sticky(socket, removed.service)?;
             }
         }
@@ -181,11 +183,7 @@ impl Kernel {
         result
     }
 
-    fn end_udp_in(
-        &self,
-        netns_cookie: u64,
-        sockets: HashSet<(u64, IpAddr, u16)>,
-    ) -> Result<(), LinkError> {
+    fn end_udp_in(&self, netns_cookie: u64, sockets: UdpSockets) -> Result<(), LinkError> {
         let ended = if netns_cookie == self.node_cookie {
             destroy_udp(&sockets)?
         } else {

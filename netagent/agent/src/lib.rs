@@ -7,6 +7,7 @@ mod canary;
 mod config;
 mod dns;
 mod firewall;
+mod hooks;
 mod kernel;
 mod node;
 mod pods;

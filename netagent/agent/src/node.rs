@@ -8,15 +8,16 @@ use std::{
 
 use kernelet_ebpf_abi::config_flags;
 use kernelet_link::{
-    LinkError, Range, Sysctls, Uplink, firewall, host_routes, node_addresses, put_docker_accept,
-    put_masquerade, put_unreachable, remove_docker_accept, restore_pod, uplinks,
+    Firewall, LinkError, Range, Sysctls, Uplink, firewall, host_routes, node_addresses,
+    put_docker_accept, put_masquerade, put_unreachable, remove_docker_accept, restore_pod, uplinks,
 };
-use kernelet_maps::{EntryError, UplinkError};
+use kernelet_maps::{EntryError, PacketProgram};
 use kernelet_net_plan::Cidr;
 use tracing::{info, warn};
 
 use crate::{
     firewall::{Judgement, judge},
+    hooks::{self, HookError},
     kernel::Kernel,
 };
 
@@ -30,18 +31,21 @@ pub enum NodeError {
     #[error("write the data plane's maps")]
     Entry(#[from] EntryError),
     #[error("serve the uplinks")]
-    Uplink(#[from] UplinkError),
+    Hook(#[from] HookError),
 }
 
 /// The node's side, as it was last put in place.
 pub struct NodeSide {
     instance_id: String,
     node_ip: IpAddr,
+    run_dir: PathBuf,
     cluster_cidrs: Vec<Cidr>,
     service_cidrs: Vec<Cidr>,
     pod_cidrs: Vec<Cidr>,
     sysctls: Sysctls,
     masqueraded: Vec<Range>,
+    /// Why the node's stack can't masquerade, if so.
+    no_masquerade: Option<String>,
     /// The programs can stand in for the node's stack on every way out.
     can_bypass: bool,
     judgement: Judgement,
@@ -67,11 +71,13 @@ impl NodeSide {
         Ok(Self {
             instance_id: instance_id.into(),
             node_ip,
+            run_dir: run_dir.into(),
             cluster_cidrs: cluster_cidrs.to_vec(),
             service_cidrs: service_cidrs.to_vec(),
             pod_cidrs: Vec::new(),
             sysctls: Sysctls::open(&sysctl_record(run_dir))?,
             masqueraded: Vec::new(),
+            no_masquerade: None,
             can_bypass: false,
             judgement: Judgement::default(),
         })
@@ -132,7 +138,18 @@ impl NodeSide {
             .filter(|uplink| uplink.is_ethernet)
             .filter_map(|uplink| Some((uplink.ifindex, address(uplink)?)))
             .collect();
-        kernel.plane().sync_uplinks(&served)?;
+        {
+            let mut plane = kernel.plane();
+            for gone in plane.uplinks()? {
+                if !served.iter().any(|(ifindex, _)| *ifindex == gone) {
+                    hooks::detach_uplink(gone, &self.run_dir)?;
+                }
+            }
+            plane.sync_uplinks(&served)?;
+            for (ifindex, _) in &served {
+                hooks::attach(&plane, *ifindex, PacketProgram::FromUplink, &self.run_dir)?;
+            }
+        }
         self.can_bypass = uplinks
             .iter()
             .filter(|uplink| uplink.is_ipv4)
@@ -199,20 +216,39 @@ impl NodeSide {
             return Ok(());
         }
         let inside: Vec<Range> = self.cluster_cidrs.iter().map(range).collect();
-        put_masquerade(&self.instance_id, &pods, &inside)?;
+        self.no_masquerade = match put_masquerade(&self.instance_id, &pods, &inside) {
+            Ok(()) => None,
+            // Without nftables in the kernel the programs do it; the judgement says so or complains.
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the node's stack can't masquerade"
+                );
+                Some(format!("{error}: {}", error.source))
+            }
+        };
         self.masqueraded = pods;
         Ok(())
     }
 
     /// Looks at everybody's chains and does what they ask for.
     pub fn look_at_firewall(&mut self, kernel: &Kernel) -> Result<(), NodeError> {
-        let found = firewall(&self.instance_id)?;
-        if !found.own_table && !self.masqueraded.is_empty() {
+        let found = match firewall(&self.instance_id) {
+            Ok(found) => found,
+            Err(_) if self.no_masquerade.is_some() => Firewall::default(),
+            Err(error) => return Err(error.into()),
+        };
+        if !found.own_table && !self.masqueraded.is_empty() && self.no_masquerade.is_none() {
             info!("the masquerading table was gone and is back");
             self.masqueraded.clear();
             self.masquerade()?;
         }
-        let judgement = judge(&found, &self.pod_cidrs, self.can_bypass);
+        let judgement = judge(
+            &found,
+            &self.pod_cidrs,
+            self.can_bypass,
+            self.no_masquerade.as_deref(),
+        );
         if judgement.host_by_loopback {
             self.let_loopback_take_pods()?;
         }

@@ -3,15 +3,19 @@
 //! Each step may be the last one before a crash, and each can be repeated: what is there is found by
 //! the link's alias and the routes over it, never by a file.
 
-use std::{net::IpAddr, os::fd::AsFd};
+use std::{net::IpAddr, os::fd::AsFd, path::PathBuf};
 
 use kernelet_attach::{AttachError, AttachRequest, Attached, PodId, Protocol};
 use kernelet_ebpf_abi::{NetnsKind, TCP, UDP, service_flags};
 use kernelet_link::{LinkError, PodLink, connect_pod, disconnect_pod, pod_links};
+use kernelet_maps::PacketProgram;
 use kernelet_net_plan::{BackendSpec, IpamError, ServiceSpec, any, key, link_name};
 use tracing::{info, warn};
 
-use crate::kernel::{Kernel, Pod};
+use crate::{
+    hooks,
+    kernel::{Kernel, Pod},
+};
 
 /// What all pods of the node share.
 #[derive(Clone, Debug)]
@@ -19,6 +23,7 @@ pub struct PodDefaults {
     pub instance_id: String,
     pub node_ip: IpAddr,
     pub mtu: u32,
+    pub run_dir: PathBuf,
 }
 
 fn step<E: std::error::Error + Send + Sync + 'static>(
@@ -79,12 +84,13 @@ pub fn attach(
     };
     let connected = connect_pod(&link, request.netns.as_fd())
         .map_err(step("connect the link", &request.pod))?;
-    {
-        let plane = kernel.plane();
-        plane
-            .attach_pod_link(connected.ifindex)
-            .map_err(step("attach the program to the link", &request.pod))?;
-    }
+    hooks::attach(
+        &kernel.plane(),
+        connected.ifindex,
+        PacketProgram::FromPod,
+        &defaults.run_dir,
+    )
+    .map_err(step("attach the program to the link", &request.pod))?;
     {
         let mut plane = kernel.plane();
         // The namespace first: a pod that can be reached must be able to answer by Services too.
@@ -137,7 +143,6 @@ fn host_ports(request: &AttachRequest, addresses: &[IpAddr]) -> Vec<ServiceSpec>
             let backend = BackendSpec {
                 address: *address,
                 port: port.container_port,
-                via: None,
             };
             specs.push(ServiceSpec {
                 key: key(at, port.host_port, protocol),
@@ -178,13 +183,13 @@ pub fn detach(kernel: &Kernel, defaults: &PodDefaults, pod: &PodId) -> Result<()
                 .map_err(step("remove the network namespace", pod))?;
         }
     }
+    // Not one whose routes are put back when they go.
+    kernel.pods().attached.remove(&pod.uid);
     disconnect_pod(&defaults.instance_id, &link_name(&pod.uid))
         .map_err(step("remove the link", pod))?;
     // Only now nothing answers under the address any more.
     let now = kernel.now();
-    let mut pods = kernel.pods();
-    pods.ipam.release(&pod.uid, now);
-    pods.attached.remove(&pod.uid);
+    kernel.pods().ipam.release(&pod.uid, now);
     Ok(())
 }
 
@@ -205,8 +210,19 @@ pub fn adopt(kernel: &Kernel, defaults: &PodDefaults) -> Result<(), AdoptError> 
                 warn!(%error, link = found.name, "two pods have one address");
             }
         }
-        if let Err(error) = kernel.plane().attach_pod_link(found.ifindex) {
-            warn!(%error, link = found.name, "cannot attach the program to a pod's link");
+        let attached = hooks::attach(
+            &kernel.plane(),
+            found.ifindex,
+            PacketProgram::FromPod,
+            &defaults.run_dir,
+        );
+        if let Err(error) = attached {
+            let error = &error as &dyn std::error::Error;
+            warn!(
+                error,
+                link = found.name,
+                "cannot attach the program to a pod's link"
+            );
         }
         let cookie = found
             .addresses

@@ -105,7 +105,7 @@ pub async fn follow(
             () = shutdown.cancelled() => return,
         };
         let Some(item) = item else { return };
-        match reconcile(&kernel, &stores, &records, &view, &*item) {
+        match reconcile(&kernel, &stores, &records, &view, &item) {
             Ok(()) => queue.forget(&*item),
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, service = %*item, "cannot route a Service");

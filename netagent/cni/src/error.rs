@@ -9,7 +9,6 @@ use crate::config::NEWEST;
 #[repr(u32)]
 pub enum Code {
     IncompatibleVersion = 1,
-    UnknownContainer = 3,
     InvalidEnvironment = 4,
     Io = 5,
     Decode = 6,

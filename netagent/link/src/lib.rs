@@ -11,6 +11,7 @@ mod nft;
 mod node;
 mod pod;
 mod sysctl;
+mod tc;
 mod watch;
 
 pub use diag::{UdpSocketObserved, connected_udp, destroy_udp};
@@ -27,4 +28,5 @@ pub use pod::{
     restore_pod,
 };
 pub use sysctl::Sysctls;
+pub use tc::{Clsact, attach_filter, detach_filter};
 pub use watch::{Changed, NetworkWatch};

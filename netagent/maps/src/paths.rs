@@ -107,26 +107,12 @@ pub(crate) fn cgroup2_root() -> Result<File, LoadError> {
     })
 }
 
-/// In the instance's network namespace: removes the instance's pins (programs and maps live on only while something else holds them) and,
+/// Removes the instance's pins (programs and maps live on only while something else holds them) and,
 /// if it was ours and nobody else uses it, the bpf file system's mount.
 pub fn purge(instance_id: &str, bpffs: Bpffs) -> Vec<String> {
     let mut errors = Vec::new();
     if !is_bpffs() {
         return errors;
-    }
-    // While the map of uplinks can still be read: their devices outlive the pins.
-    if let Ok(uplinks) = crate::tables::uplinks(&pins(instance_id))
-        && let Ok(all) = uplinks.all()
-    {
-        for (ifindex, _) in all {
-            let result = crate::plane::detach_uplink(ifindex);
-            // A device that is gone took the program along.
-            if let Err(error) = result
-                && error.raw_os_error() != Some(libc::ENODEV)
-            {
-                errors.push(format!("take the program off link {ifindex}: {error}"));
-            }
-        }
     }
     let mut note = |what: &str, path: &Path, result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -152,4 +138,15 @@ pub fn purge(instance_id: &str, bpffs: Bpffs) -> Vec<String> {
         note("unmount", Path::new(BPFFS), result);
     }
     errors
+}
+
+/// The uplinks that the instance's maps name.
+pub fn uplinks(instance_id: &str) -> Vec<u32> {
+    crate::tables::uplinks(&pins(instance_id))
+        .ok()
+        .and_then(|uplinks| uplinks.all().ok())
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(ifindex, _)| ifindex)
+        .collect()
 }

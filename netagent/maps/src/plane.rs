@@ -362,9 +362,8 @@ impl DataPlane {
         )
     }
 
-    /// Makes the uplinks just `wanted` (link, the node's IPv4 address on it), and lets the program for
-    /// packets from outside run on them.
-    pub fn sync_uplinks(&mut self, wanted: &[(u32, Ipv4Addr)]) -> Result<(), UplinkError> {
+    /// Makes the map of uplinks hold just `wanted` (link, the node's IPv4 address on it).
+    pub fn sync_uplinks(&mut self, wanted: &[(u32, Ipv4Addr)]) -> Result<(), EntryError> {
         let what = || "write the uplinks".to_owned();
         for (ifindex, address) in wanted {
             let value = Uplink {
@@ -372,41 +371,60 @@ impl DataPlane {
                 pad: 0,
             };
             entry(what, self.uplinks.put(*ifindex, value))?;
-            attach_or_replace(*ifindex, self.from_uplink.as_fd(), FROM_UPLINK).map_err(
-                |source| UplinkError::Attach {
-                    ifindex: *ifindex,
-                    source,
-                },
-            )?;
         }
         for (ifindex, _) in entry(what, self.uplinks.all())? {
             if !wanted.iter().any(|(known, _)| *known == ifindex) {
-                // It may be gone altogether, and the program with it.
-                let _ = sys::tcx_detach(ifindex, self.from_uplink.as_fd());
                 entry(what, self.uplinks.remove(ifindex))?;
             }
         }
         Ok(())
     }
 
-    /// Lets the program for packets that leave a pod run on the node's end `ifindex`; one that an
-    /// earlier agent attached is replaced in its place.
-    pub fn attach_pod_link(&self, ifindex: u32) -> io::Result<()> {
-        attach_or_replace(ifindex, self.from_pod.as_fd(), FROM_POD)
+    /// The links in the map of uplinks.
+    pub fn uplinks(&self) -> Result<Vec<u32>, EntryError> {
+        let all = entry(|| "read the uplinks".into(), self.uplinks.all())?;
+        Ok(all.into_iter().map(|(ifindex, _)| ifindex).collect())
+    }
+
+    pub fn program(&self, program: PacketProgram) -> BorrowedFd<'_> {
+        match program {
+            PacketProgram::FromPod => self.from_pod.as_fd(),
+            PacketProgram::FromUplink => self.from_uplink.as_fd(),
+        }
+    }
+
+    /// Lets `program` run on what enters by the link, by tcx; one that an earlier agent attached is
+    /// replaced in its place.
+    pub fn attach_tcx(&self, ifindex: u32, program: PacketProgram) -> io::Result<()> {
+        attach_or_replace(ifindex, self.program(program), program.name())
     }
 }
 
-/// The uplinks could not be served.
-#[derive(Debug, thiserror::Error)]
-pub enum UplinkError {
-    #[error(transparent)]
-    Entry(#[from] EntryError),
-    #[error("attach the program for packets from outside to link {ifindex}")]
-    Attach {
-        ifindex: u32,
-        #[source]
-        source: io::Error,
-    },
+/// The programs for packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketProgram {
+    /// On the node's end of a pod's link.
+    FromPod,
+    /// On a link that leads outside.
+    FromUplink,
+}
+
+impl PacketProgram {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => FROM_POD,
+            Self::FromUplink => FROM_UPLINK,
+        }
+    }
+}
+
+/// Whether the kernel has tcx (Linux 6.6).
+pub fn has_tcx() -> bool {
+    static FOUND: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        // `lo` is in every namespace; asked of a kernel that doesn't know the attach type, it is EINVAL.
+        sys::tcx_query(1).is_ok()
+    });
+    *FOUND
 }
 
 fn attach_or_replace(ifindex: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
@@ -425,9 +443,8 @@ fn attach_or_replace(ifindex: u32, program: BorrowedFd<'_>, name: &str) -> io::R
     sys::tcx_attach(ifindex, program, None)
 }
 
-/// Takes our program off the calling thread's namespace's uplinks, which outlive the instance (pods'
-/// links don't).
-pub(crate) fn detach_uplink(ifindex: u32) -> io::Result<()> {
+/// Takes our program off an uplink, which outlives the instance (pods' links don't).
+pub fn detach_tcx(ifindex: u32) -> io::Result<()> {
     for id in sys::tcx_query(ifindex)? {
         let Ok(program) = sys::program_by_id(id) else {
             continue;

@@ -37,8 +37,6 @@ pub struct BackendRow {
     pub service_id: u32,
     pub address: SocketAddr,
     pub protocol: String,
-    /// Where pods reach it instead.
-    pub via: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -176,8 +174,6 @@ pub fn backends(instance_id: &str) -> Result<Vec<BackendRow>, LoadError> {
             service_id: backend.service,
             address: socket(backend.address, backend.port),
             protocol: protocol_name(backend.protocol),
-            via: (backend.via != Address::UNSPECIFIED)
-                .then(|| socket(backend.via, backend.via_port)),
         })
         .collect();
     rows.sort_by(|a, b| (&a.service, a.address, a.id).cmp(&(&b.service, b.address, b.id)));

@@ -26,8 +26,6 @@ pub struct ServiceSpec {
 pub struct BackendSpec {
     pub address: IpAddr,
     pub port: u16,
-    /// Where pods reach it instead.
-    pub via: Option<(IpAddr, u16)>,
 }
 
 /// What of the node decides over its services.
@@ -212,7 +210,6 @@ fn backends<S: Borrow<EndpointSlice>>(
             into.extend(address.map(|address| BackendSpec {
                 address,
                 port: number,
-                via: None,
             }));
         }
     }

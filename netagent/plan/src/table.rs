@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use kernelet_ebpf_abi::{Address, Backend, Service, ServiceKey, backend_flags, capacity};
+use kernelet_ebpf_abi::{Backend, Service, ServiceKey, capacity};
 
 use crate::services::{BackendSpec, ServiceSpec};
 
@@ -450,17 +450,10 @@ fn fresh(next: &mut u32, used: &mut HashSet<u32>) -> u32 {
 }
 
 fn value_of(spec: &BackendSpec, protocol: u8, service: u32) -> Backend {
-    let (via, via_port, flags) = match spec.via {
-        Some((address, port)) => (Address::from(address), port.to_be(), backend_flags::VIA),
-        None => (Address::UNSPECIFIED, 0, 0),
-    };
     Backend {
         address: spec.address.into(),
-        via,
         port: spec.port.to_be(),
-        via_port,
         protocol,
-        flags,
         pad: 0,
         service,
     }
@@ -470,8 +463,6 @@ fn spec_of(backend: &Backend) -> BackendSpec {
     BackendSpec {
         address: backend.address.into(),
         port: u16::from_be(backend.port),
-        via: (backend.flags & backend_flags::VIA != 0)
-            .then(|| (backend.via.into(), u16::from_be(backend.via_port))),
     }
 }
 

@@ -97,7 +97,6 @@ fn spec(number: u8, protocol: u8, backends: &[u8]) -> ServiceSpec {
             .map(|last| BackendSpec {
                 address: Ipv4Addr::new(10, 244, 0, *last).into(),
                 port: 8080,
-                via: None,
             })
             .collect(),
     }
@@ -163,8 +162,10 @@ fn a_backend_goes_only_after_the_commit_and_udp_ones_are_named() {
 
 #[test]
 fn a_full_array_is_an_error_that_names_the_service_and_changes_nothing() {
-    let mut table = Table::default();
-    table.slots = Slots::new(4);
+    let mut table = Table {
+        slots: Slots::new(4),
+        ..Table::default()
+    };
     table
         .set("default/a", &[spec(1, TCP, &[1, 2, 3])], NOW)
         .1
@@ -309,7 +310,7 @@ proptest! {
                     table = Table::adopt(&kernel.found());
                     for (service, spec) in &wanted {
                         let (changes, result) =
-                            table.set(&format!("default/{service}"), &[spec.clone()], now);
+                            table.set(&format!("default/{service}"), std::slice::from_ref(spec), now);
                         prop_assert_eq!(result, Ok(()));
                         changes.steps.iter().for_each(|step| kernel.run(step));
                     }
