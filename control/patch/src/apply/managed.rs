@@ -145,6 +145,10 @@ impl Managed {
 
     /// Merges the oldest updaters until no more than the limit are left.
     pub(super) fn cap_updaters(&mut self) {
+        let is_updater = |id: &&ManagerId| id.operation == Operation::Update;
+        if self.0.keys().filter(is_updater).count() <= MAX_UPDATERS {
+            return;
+        }
         let mut updaters: Vec<(Option<String>, ManagerId)> = self
             .0
             .iter()

@@ -1,5 +1,7 @@
 //! The entry: one write by one manager.
 
+use std::rc::Rc;
+
 use kernelet_api::{
     ApiError, Gvk, Value, meta,
     resources::{Registry, Resource},
@@ -139,16 +141,17 @@ impl<'a> FieldManager<'a> {
     ) -> Result<Applied, ApplyError> {
         self.check_patch(patch)?;
         let mut managed = live.map_or(Ok(Managed::default()), Managed::of)?;
-        let live = match live {
+        let live = Rc::new(match live {
             Some(live) => without_managed_fields(live),
             None => {
                 let mut object = Value::Object(Map::new());
                 meta::set_gvk(&mut object, &self.gvk);
                 object
             }
-        };
+        });
         if managed.0.is_empty() {
-            self.record(&self.blank(), &live, &mut managed, BEFORE_FIRST_APPLY)?;
+            let blank = Rc::new(self.blank());
+            self.record(&blank, &live, &mut managed, BEFORE_FIRST_APPLY)?;
             managed.cap_updaters();
         }
         let updater = self.updater();
@@ -228,8 +231,12 @@ impl<'a> FieldManager<'a> {
         if managed.0.is_empty() && live.is_some() {
             return Ok(managed);
         }
-        let live = live.map_or_else(|| self.blank(), without_managed_fields);
-        self.record(&live, new, &mut managed, manager)?;
+        let live = Rc::new(live.map_or_else(|| self.blank(), without_managed_fields));
+        // Lent to the book-keeping, which only reads it.
+        let lent = Rc::new(std::mem::take(new));
+        let result = self.record(&live, &lent, &mut managed, manager);
+        *new = Rc::unwrap_or_clone(lent);
+        result?;
         managed.cap_updaters();
         Ok(managed)
     }
@@ -262,8 +269,8 @@ impl<'a> FieldManager<'a> {
     /// Books what differs between `live` and `new` as an update by `manager`.
     fn record(
         &self,
-        live: &Value,
-        new: &Value,
+        live: &Rc<Value>,
+        new: &Rc<Value>,
         managed: &mut Managed,
         manager: &str,
     ) -> Result<(), ApplyError> {

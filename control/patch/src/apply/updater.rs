@@ -43,14 +43,30 @@ struct Versioned<'s> {
     api_version: String,
 }
 
+/// What a write did, in one version.
+struct Changes {
+    /// Added or modified.
+    written: Set,
+    removed: Set,
+}
+
+impl Changes {
+    fn of(comparison: &Comparison) -> Self {
+        Self {
+            written: comparison.modified.union(&comparison.added),
+            removed: comparison.removed.clone(),
+        }
+    }
+}
+
 impl<'a> Updater<'a> {
     pub(super) fn shape(&self) -> Shape<'a> {
         Shape::of(self.schema, self.ty)
     }
 
-    fn own(&self, value: Value) -> Versioned<'a> {
+    fn own(&self, value: Rc<Value>) -> Versioned<'a> {
         Versioned {
-            value: Rc::new(value),
+            value,
             shape: self.shape(),
             api_version: self.api_version.to_owned(),
         }
@@ -71,7 +87,7 @@ impl<'a> Updater<'a> {
     /// Merges `config` into `live` for the applier `id`. Answers the new object and whether it differs.
     pub(super) fn apply(
         &self,
-        live: &Value,
+        live: &Rc<Value>,
         config: &Value,
         managed: &mut Managed,
         id: &ManagerId,
@@ -94,8 +110,10 @@ impl<'a> Updater<'a> {
         let time = managed.0.get(id).and_then(|owned| owned.time.clone());
         let last = managed.0.insert(id.clone(), Owned { time, ..owned });
         let pruned = match last {
-            Some(last) if !last.set.is_empty() => self.prune(self.own(merged), managed, &last),
-            _ => Ok(self.own(merged)),
+            Some(last) if !last.set.is_empty() => {
+                self.prune(self.own(Rc::new(merged)), managed, &last)
+            }
+            _ => Ok(self.own(Rc::new(merged))),
         }
         .map_err(ApplyError::Compare)?;
         self.hand_over(&live, &pruned, managed, id, on_conflict)?;
@@ -105,8 +123,8 @@ impl<'a> Updater<'a> {
     /// Gives `id` what `new` changed, and takes it from everybody else.
     pub(super) fn update(
         &self,
-        live: &Value,
-        new: &Value,
+        live: &Rc<Value>,
+        new: &Rc<Value>,
         managed: &mut Managed,
         id: &ManagerId,
     ) -> Result<(), ApplyError> {
@@ -143,7 +161,9 @@ impl<'a> Updater<'a> {
             .0
             .retain(|_, owned| match self.convert(live, &owned.api_version) {
                 Some(live) => {
-                    owned.set = reconcile(live.shape, &owned.set);
+                    if let Some(set) = reconcile(live.shape, &owned.set) {
+                        owned.set = set;
+                    }
                     true
                 }
                 None => false,
@@ -162,8 +182,8 @@ impl<'a> Updater<'a> {
         let own = compare(live.shape, &live.value, &new.value)
             .map_err(ApplyError::Compare)?
             .without(self.reset);
-        let mut changes: BTreeMap<String, Comparison> = BTreeMap::new();
-        changes.insert(self.api_version.to_owned(), own.clone());
+        let mut changes: BTreeMap<String, Changes> = BTreeMap::new();
+        changes.insert(self.api_version.to_owned(), Changes::of(&own));
 
         let mut conflicts: BTreeMap<ManagerId, Set> = BTreeMap::new();
         let mut vanished = Vec::new();
@@ -177,12 +197,10 @@ impl<'a> Updater<'a> {
                 };
                 let compared =
                     compare(live.shape, &live.value, &new.value).map_err(ApplyError::Compare)?;
-                changes.insert(owned.api_version.clone(), compared.without(self.reset));
+                let compared = Changes::of(&compared.without(self.reset));
+                changes.insert(owned.api_version.clone(), compared);
             }
-            let changed = &changes[&owned.api_version];
-            let taken = owned
-                .set
-                .intersection(&changed.modified.union(&changed.added));
+            let taken = owned.set.intersection(&changes[&owned.api_version].written);
             if !taken.is_empty() {
                 conflicts.insert(other.clone(), taken);
             }
@@ -204,7 +222,10 @@ impl<'a> Updater<'a> {
             if let Some(taken) = conflicts.get(other) {
                 owned.set = owned.set.difference(taken);
             }
-            owned.set = owned.set.difference(&changes[&owned.api_version].removed);
+            let removed = &changes[&owned.api_version].removed;
+            if !removed.is_empty() {
+                owned.set = owned.set.difference(removed);
+            }
         }
         managed.drop_empty();
         Ok(own)

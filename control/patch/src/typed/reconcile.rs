@@ -4,14 +4,12 @@
 use super::{Atom, Keys, Shape};
 use crate::fields::{PathElement, Set};
 
-pub(crate) fn reconcile(shape: Shape<'_>, set: &Set) -> Set {
+/// `None` when nothing has to change.
+pub(crate) fn reconcile(shape: Shape<'_>, set: &Set) -> Option<Set> {
     let mut now_atomic = Set::new();
     visit(shape, set, &mut Vec::new(), &mut now_atomic);
-    if now_atomic.is_empty() {
-        set.clone()
-    } else {
-        set.recursive_difference(&now_atomic).union(&now_atomic)
-    }
+    let changed = !now_atomic.is_empty();
+    changed.then(|| set.recursive_difference(&now_atomic).union(&now_atomic))
 }
 
 fn visit(shape: Shape<'_>, set: &Set, path: &mut Vec<PathElement>, now_atomic: &mut Set) {
