@@ -1,9 +1,10 @@
 //! A server in this process, the controllers on it, and a kubelet that runs nothing.
+#![allow(dead_code)] // each test binary uses a part of it
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kernelet_client::Informers;
 use kernelet_controllers::ControllersConfig;
-use kernelet_pki::{Ca, IdentitySpec, Lifetimes, ServiceAccountKeys, Usage};
+use kernelet_pki::{Ca, IdentitySpec, KubeConfig, Lifetimes, Login, ServiceAccountKeys, Usage};
 use kernelet_server::{Server, ServerConfig, UserInfo};
 use kernelet_store::{Options, Store};
 use kube::{
@@ -23,7 +24,7 @@ pub struct Cluster {
     pub ca: Ca,
     pub shutdown: CancellationToken,
     _stop: DropGuard,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -41,7 +42,7 @@ impl Cluster {
                 common_name: "kube-apiserver".to_owned(),
                 organization: None,
                 dns_names: Vec::new(),
-                ips: Vec::new(),
+                ips: vec![std::net::Ipv4Addr::LOCALHOST.into()],
                 usage: Usage::Both,
             })
             .unwrap();
@@ -74,7 +75,37 @@ impl Cluster {
             ca,
             _stop: shutdown.clone().drop_guard(),
             shutdown,
-            _dir: dir,
+            dir,
+        }
+    }
+
+    /// Serves on loopback and runs kubectl as the administrator. Fails when kubectl fails.
+    pub async fn kubectl(&self) -> Kubectl {
+        let any = (std::net::Ipv4Addr::LOCALHOST, 0);
+        let listener = tokio::net::TcpListener::bind(any).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (server, shutdown) = (self.server.clone(), self.shutdown.clone());
+        tokio::spawn(async move { server.serve(listener, shutdown).await });
+        let admin = IdentitySpec {
+            common_name: "kubernetes-admin".to_owned(),
+            organization: Some("system:masters".to_owned()),
+            dns_names: Vec::new(),
+            ips: Vec::new(),
+            usage: Usage::Client,
+        };
+        let config = self.dir.path().join("kubeconfig");
+        KubeConfig {
+            cluster: "test".to_owned(),
+            server: format!("https://{address}"),
+            ca_pem: self.ca.cert_pem().to_owned(),
+            user: "kubernetes-admin".to_owned(),
+            login: Login::Certificate(self.ca.issue(&admin).unwrap()),
+        }
+        .write(&config)
+        .unwrap();
+        Kubectl {
+            config,
+            home: self.dir.path().to_owned(),
         }
     }
 
@@ -136,6 +167,38 @@ impl Cluster {
                 tokio::spawn(tend(client.clone(), pod.clone(), node));
             }
         });
+    }
+}
+
+/// The stock client.
+#[derive(Clone)]
+pub struct Kubectl {
+    config: std::path::PathBuf,
+    home: std::path::PathBuf,
+}
+
+impl Kubectl {
+    pub fn is_here() -> bool {
+        let version = std::process::Command::new("kubectl")
+            .args(["version", "--client"])
+            .output();
+        version.is_ok()
+    }
+
+    /// What it prints, errors included; it must succeed.
+    pub async fn run(&self, arguments: &str) -> String {
+        let output = tokio::process::Command::new("kubectl")
+            .arg("--kubeconfig")
+            .arg(&self.config)
+            .args(arguments.split_whitespace())
+            .env("HOME", &self.home)
+            .output()
+            .await
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments}: {all}");
+        all
     }
 }
 
