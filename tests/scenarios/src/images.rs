@@ -84,7 +84,8 @@ pub fn busybox_image(dir: &Path) -> PathBuf {
     path
 }
 
-/// The same with bash, curl and getent of this machine and what they are linked with: glibc's resolver, as `glibc:test`.
+/// The same with bash, curl and getent of this machine and what they are linked with (glibc's resolver), and `udpname
+/// PORT`, which answers each datagram with the host's name; as `glibc:test`.
 pub fn glibc_image(dir: &Path) -> PathBuf {
     let mut spec = busybox("glibc:test");
     let mut wanted = BTreeSet::new();
@@ -98,6 +99,11 @@ pub fn glibc_image(dir: &Path) -> PathBuf {
         spec.files
             .push((name, std::fs::read(&file).expect(&file), 0o755));
     }
+    spec.files.push((
+        "bin/udpname".into(),
+        compiled("cc", UDP_NAME, dir).expect("a C compiler is installed"),
+        0o755,
+    ));
     let path = dir.join("glibc.tar");
     image_archive(&spec, &path);
     path
@@ -116,22 +122,40 @@ pub fn musl_image(dir: &Path) -> Option<PathBuf> {
               puts(inet_ntop(AF_INET, &((struct sockaddr_in *)found->ai_addr)->sin_addr, text, sizeof text));\n\
           }\n\
           return 0; }\n";
-    let (source, program) = (dir.join("lookup.c"), dir.join("lookup"));
-    std::fs::write(&source, LOOKUP).unwrap();
-    let built = Command::new("musl-gcc")
+    let lookup = compiled("musl-gcc", LOOKUP, dir)?;
+    let mut spec = busybox("musl:test");
+    spec.files.push(("bin/lookup".into(), lookup, 0o755));
+    let path = dir.join("musl.tar");
+    image_archive(&spec, &path);
+    Some(path)
+}
+
+const UDP_NAME: &str = "#include <arpa/inet.h>\n#include <stdlib.h>\n#include <string.h>\n#include <unistd.h>\n\
+    int main(int argc, char **argv) {\n\
+      struct sockaddr_in me = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))}, peer;\n\
+      int s = socket(AF_INET, SOCK_DGRAM, 0);\n\
+      char text[256], name[256];\n\
+      if (bind(s, (struct sockaddr *)&me, sizeof me)) return 1;\n\
+      gethostname(name, sizeof name - 1);\n\
+      strcat(name, \"\\n\");\n\
+      for (;;) {\n\
+        socklen_t size = sizeof peer;\n\
+        if (recvfrom(s, text, sizeof text, 0, (struct sockaddr *)&peer, &size) >= 0)\n\
+          sendto(s, name, strlen(name), 0, (struct sockaddr *)&peer, size);\n\
+      } }\n";
+
+/// A static program of C; `None` without that compiler.
+fn compiled(compiler: &str, text: &str, dir: &Path) -> Option<Vec<u8>> {
+    let (source, program) = (dir.join("program.c"), dir.join("program"));
+    std::fs::write(&source, text).unwrap();
+    let built = Command::new(compiler)
         .args(["-static", "-O", "-o"])
         .arg(&program)
         .arg(&source)
         .status();
-    if !built.is_ok_and(|status| status.success()) {
-        return None;
-    }
-    let mut spec = busybox("musl:test");
-    spec.files
-        .push(("bin/lookup".into(), std::fs::read(&program).unwrap(), 0o755));
-    let path = dir.join("musl.tar");
-    image_archive(&spec, &path);
-    Some(path)
+    built
+        .is_ok_and(|status| status.success())
+        .then(|| std::fs::read(&program).unwrap())
 }
 
 fn busybox(name: &str) -> ImageSpec {

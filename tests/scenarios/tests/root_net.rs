@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kernelet_scenarios::{
-    Machine, Output, busybox_image, eventually, glibc_image, musl_image, skip_unless_root,
-};
+use kernelet_scenarios::{Machine, Output, eventually, glibc_image, musl_image, skip_unless_root};
 
 /// Two servers that answer with their name on HTTP and echo it on UDP, and a client.
 const PODS: &str = r#"
@@ -17,8 +15,8 @@ spec:
   subdomain: headless
   containers:
   - name: main
-    image: busybox:test
-    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; udpsvd -E 0.0.0.0 5353 hostname & exec httpd -f -p 8080 -h /tmp/www"]
+    image: glibc:test
+    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; udpname 5353 & exec httpd -f -p 8080 -h /tmp/www"]
     ports: [{name: web, containerPort: 8080}, {name: echo, containerPort: 5353, protocol: UDP}]
     readinessProbe: {tcpSocket: {port: web}, periodSeconds: 1}
 ---
@@ -31,8 +29,8 @@ spec:
   subdomain: headless
   containers:
   - name: main
-    image: busybox:test
-    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; udpsvd -E 0.0.0.0 5353 hostname & exec httpd -f -p 8080 -h /tmp/www"]
+    image: glibc:test
+    command: [/bin/sh, -c, "mkdir -p /tmp/www; hostname > /tmp/www/index.html; udpname 5353 & exec httpd -f -p 8080 -h /tmp/www"]
     ports: [{name: web, containerPort: 8080}, {name: echo, containerPort: 5353, protocol: UDP}]
     readinessProbe: {tcpSocket: {port: web}, periodSeconds: 1}
 ---
@@ -105,7 +103,6 @@ fn up(option: Option<&str>) -> Machine {
         machine = machine.with(option);
     }
     machine.up();
-    machine.load_image(&busybox_image(machine.dir()));
     machine.load_image(&glibc_image(machine.dir()));
     machine.apply(&with_work(&machine));
     for pod in ["pod/web-a", "pod/web-b", "pod/client"] {
@@ -164,7 +161,13 @@ fn check_everything(machine: &Machine) {
             "both backends answer (from a pod: {from_pod}): {seen:?}"
         );
     }
-    let echo = in_pod(machine, &format!("bash -c 'exec 3<>/dev/udp/{web}/53; echo hi >&3; read -t 2 -u 3 line; echo $line'")).stdout;
+    let echo = in_pod(
+        machine,
+        &format!(
+            "bash -c 'exec 3<>/dev/udp/{web}/53; echo hi >&3; read -t 2 -u 3 line; echo $line'"
+        ),
+    )
+    .stdout;
     assert!(
         echo.starts_with("web-"),
         "UDP through the Service: {echo:?}"
