@@ -288,3 +288,108 @@ fn prune(value: &mut Value) {
         map.retain(|_, value| *value != json!({}) && *value != json!([]));
     }
 }
+
+/// Any JSON at all, with keys and texts that mean something to one patch or another.
+fn anything() -> impl Strategy<Value = Value> {
+    let words = select(vec![
+        "",
+        "name",
+        "spec",
+        "containers",
+        "metadata",
+        "managedFields",
+        "fieldsV1",
+        "operation",
+        "Apply",
+        "Update",
+        "manager",
+        "apiVersion",
+        "apps/v1",
+        "kind",
+        "Deployment",
+        "fieldsType",
+        "FieldsV1",
+        "f:spec",
+        "k:{\"name\":\"a\"}",
+        "v:1",
+        "i:0",
+        ".",
+        "x:",
+        "k:{",
+        "f:",
+        "$patch",
+        "replace",
+        "delete",
+        "merge",
+        "$retainKeys",
+        "$setElementOrder/containers",
+        "$deleteFromPrimitiveList/finalizers",
+        "finalizers",
+        "op",
+        "add",
+        "remove",
+        "test",
+        "move",
+        "copy",
+        "path",
+        "from",
+        "value",
+        "/spec",
+        "/",
+        "/-",
+        "/metadata/finalizers/-1",
+        "~",
+        "template",
+        "env",
+        "ports",
+        "labels",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        words.clone().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 48, 5, move |inner| {
+        prop_oneof![
+            collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            collection::vec((words.clone(), inner), 0..5).prop_map(|pairs| Value::Object(
+                pairs
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect()
+            )),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_that_can_be_sent_makes_a_patch_panic(live in anything(), patch in anything(), sane in deployment()) {
+        let schema = Schema::builtin();
+        let ty = schema.by_gvk(&Gvk::new("apps", "v1", "Deployment")).expect("deployments");
+        for doc in [&live, &sane] {
+            let _ = json_patch(doc, &patch);
+            let _ = json_patch(doc, &json!([patch]));
+            let _ = merge_patch(doc, &patch);
+            let _ = strategic_merge(schema, ty, doc, &patch);
+            let mut with_spec = sane.clone();
+            with_spec["spec"] = patch.clone();
+            let _ = strategic_merge(schema, ty, doc, &with_spec);
+            let _ = manager().apply(Some(doc), &with_spec, "a", true);
+            let mut new = with_spec.clone();
+            let _ = manager().update(Some(doc), &mut new, "a");
+            let mut with_fields = sane.clone();
+            with_fields["metadata"]["managedFields"] = json!([
+                {"manager": "m", "operation": "Apply", "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": patch},
+            ]);
+            let _ = manager().apply(Some(&with_fields), &sane, "m", false);
+            with_fields["metadata"]["managedFields"] = patch.clone();
+            let _ = manager().update(Some(doc), &mut with_fields, "a");
+        }
+        let _ = Set::from_fields(&patch);
+    }
+}
