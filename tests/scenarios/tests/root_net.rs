@@ -164,7 +164,7 @@ fn check_everything(machine: &Machine) {
     let echo = in_pod(
         machine,
         &format!(
-            "bash -c 'exec 3<>/dev/udp/{web}/53; echo hi >&3; read -t 2 -u 3 line; echo $line'"
+            "bash -c 'exec 3<>/dev/udp/{web}/53; echo hi >&3; timeout 2 dd bs=256 count=1 <&3 2>/dev/null'"
         ),
     )
     .stdout;
