@@ -6,6 +6,7 @@
 use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
@@ -58,10 +59,18 @@ pub(crate) struct Forwarder {
     changed: Notify,
 }
 
+/// What tells one edition of a file from the next: when it was written, how long it is, its inode.
+type Edition = (SystemTime, u64, u64);
+
+fn edition(path: &Path) -> Option<Edition> {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len(), meta.ino()))
+}
+
 #[derive(Clone, Default)]
 struct State {
-    /// When the file that was read last was written; inside, `None` when there was no file.
-    read: Option<Option<SystemTime>>,
+    /// Which file was read last; inside, `None` when there was none.
+    read: Option<Option<Edition>>,
     servers: Vec<SocketAddr>,
     /// Resolvers that were found to ask us in turn.
     looping: Vec<SocketAddr>,
@@ -99,9 +108,9 @@ impl Forwarder {
 
     /// Reads the file again if it is another one than the last time. That costs one `stat` a question.
     fn refresh(&self, path: &Path) {
-        let modified = fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        let edition = edition(path);
         let state = self.state.load();
-        if state.read == Some(modified) {
+        if state.read == Some(edition) {
             return;
         }
         let text = fs::read_to_string(path).unwrap_or_else(|error| {
@@ -114,7 +123,7 @@ impl Forwarder {
             .collect();
         let others = servers != state.servers;
         self.state.store(Arc::new(State {
-            read: Some(modified),
+            read: Some(edition),
             servers,
             looping: state.looping.clone(),
         }));

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::{
     answer::{Answer, TTL, Zone},
-    forward::{Forwarder, Transport},
+    forward::{ForwardError, Forwarder, Transport},
 };
 
 /// The largest UDP answer: what an Ethernet frame holds.
@@ -125,7 +125,7 @@ impl Handler {
             Ok(message) => Reply::of(message),
             Err(error) => {
                 debug!(%error, "a name outside the cluster");
-                Reply::failure(ResponseCode::ServFail)
+                unresolved(&error)
             }
         }
     }
@@ -154,7 +154,7 @@ impl Handler {
                     }
                     Answer::Elsewhere => match self.forwarder.ask_for(target, ty).await {
                         Ok(message) => Reply::of(message),
-                        Err(_) => Reply::failure(ResponseCode::ServFail),
+                        Err(error) => unresolved(&error),
                     },
                     known => self.known(known),
                 };
@@ -165,6 +165,15 @@ impl Handler {
         }
         Reply::failure(ResponseCode::ServFail)
     }
+}
+
+/// A name that nobody can be asked about, on a machine without resolvers, is answered as one that doesn't exist: musl
+/// waits five seconds for anything else. Without a start of authority nobody remembers it.
+fn unresolved(error: &ForwardError) -> Reply {
+    Reply::failure(match error {
+        ForwardError::NoUpstream => ResponseCode::NXDomain,
+        ForwardError::Busy | ForwardError::Ask(..) => ResponseCode::ServFail,
+    })
 }
 
 #[async_trait::async_trait]
