@@ -4,6 +4,7 @@
 mod pod;
 
 use crate::{Value, meta::child_mut};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, json};
 
 pub use pod::{pod, pod_spec, pod_template};
@@ -61,9 +62,22 @@ pub fn node(object: &mut Value) {
     }
 }
 
+/// Besides the type: `stringData` is for writing only, and wins over `data`.
 pub fn secret(object: &mut Value) {
-    if let Some(map) = object.as_object_mut() {
-        set(map, "type", "Opaque");
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
+    set(map, "type", "Opaque");
+    if let Some(Value::Object(plain)) = map.remove("stringData") {
+        if !matches!(map.get("data"), Some(Value::Object(_))) {
+            map.insert("data".to_owned(), json!({}));
+        }
+        if let Some(data) = inner(map, "data") {
+            for (key, value) in plain {
+                let value = value.as_str().unwrap_or_default();
+                data.insert(key, STANDARD.encode(value).into());
+            }
+        }
     }
 }
 

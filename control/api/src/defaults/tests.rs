@@ -155,3 +155,17 @@ fn bindings_name_the_group_of_users_but_not_of_service_accounts() {
         "rbac.authorization.k8s.io".into(),
     );
 }
+
+#[test]
+fn a_secrets_plain_texts_become_data_and_win_over_it() {
+    let secret =
+        || json!({"data": {"a": "b2xk", "b": "Yg=="}, "stringData": {"a": "new", "c": ""}});
+    check(
+        "",
+        "Secret",
+        secret(),
+        "/data",
+        json!({"a": "bmV3", "b": "Yg==", "c": ""}),
+    );
+    check("", "Secret", secret(), "/type", json!("Opaque"));
+}
