@@ -422,7 +422,7 @@ fn purge_leaves_the_node_as_it_was() {
     let machine = Machine::new();
     let look = || {
         machine.node.sh(
-            "ip -o link show | cut -d: -f2; ip route show table all; ip neigh show nud permanent; bpftool net show 2>/dev/null | grep tcx || true; nft list ruleset; \
+            "ip -o link show | cut -d: -f2; ip -4 route show table all; ip -6 route show proto 75; ip neigh show nud permanent; bpftool net show 2>/dev/null | grep tcx || true; nft list ruleset; \
              sysctl -a 2>/dev/null | grep -E '^net.ipv[46].conf.(all|eth0|lo).(forwarding|rp_filter|accept_ra)'",
         )
     };

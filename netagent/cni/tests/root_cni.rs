@@ -75,7 +75,7 @@ impl Node {
         let (n, o) = (&node.0, &outside.0);
         sh(&format!(
             "ip -n {n} link set lo up; ip -n {o} link set lo up
-             ip link add name eth0 netns {n} type veth peer name eth0 netns {o}
+             ip -n {n} link add eth0 type veth peer name eth0 netns {o}
              ip -n {n} address add 10.78.0.2/24 dev eth0; ip -n {o} address add 10.78.0.1/24 dev eth0
              ip -n {n} link set eth0 up; ip -n {o} link set eth0 up
              ip -n {n} route add default via 10.78.0.1"

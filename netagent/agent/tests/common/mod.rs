@@ -123,7 +123,7 @@ impl Machine {
         let (n, o) = (&node.name, &outside.name);
         sh(&format!(
             "ip -n {n} link set lo up; ip -n {o} link set lo up
-             ip link add name eth0 netns {n} type veth peer name eth0 netns {o}
+             ip -n {n} link add eth0 type veth peer name eth0 netns {o}
              ip -n {n} address add {NODE_IP}/24 dev eth0; ip -n {o} address add {OUTSIDE_IP}/24 dev eth0
              ip -n {n} link set eth0 up; ip -n {o} link set eth0 up
              ip -n {n} route add default via {OUTSIDE_IP}"
@@ -289,7 +289,7 @@ impl Pod {
 
 /// Waits for a level.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match look() {
             Ok(value) => return value,
