@@ -5,6 +5,7 @@
 
 mod descriptions;
 mod gnostic;
+mod parameters;
 mod paths;
 mod protobuf;
 mod types;

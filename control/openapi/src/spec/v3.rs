@@ -6,7 +6,8 @@ use kernelet_api::{Registry, Value, names::GroupVersion};
 use serde_json::{Map, json};
 
 use super::{
-    paths::{self, Answer, Body, Operation, Parameter, PathItem, Place},
+    parameters::{Parameter, Place},
+    paths::{self, Answer, Body, Operation, PathItem},
     types::{Dialect, Types},
     write_members,
 };
