@@ -43,6 +43,9 @@ fn become_container(
     line: &ChildEnd,
 ) -> Result<Infallible, CreateError> {
     isolate(line, &d)?;
+    if d.new_keyring {
+        process::new_session_keyring()?;
+    }
     // Joined before anything is allocated that should be charged, and before the cgroup namespace is
     // made, whose root is where the process then is.
     d.join.enter_v1()?;
@@ -102,12 +105,26 @@ fn become_container(
             (None, Stdio::Pipes(stdio))
         }
     };
-    let fifo = d.fifo.take();
-    let filter = d.filter.take();
+    let last = Last {
+        stdio,
+        control,
+        fifo: d.fifo.take(),
+        filter: d.filter.take(),
+        preserve: d.preserve,
+    };
     // Everything else of the runtime's goes now, the root's own descriptor first.
     drop(d);
     drop(proc);
-    finish(&plan.process, root, stdio, control, line, fifo, filter)
+    finish(&plan.process, root, last, line)
+}
+
+/// What the last part of a process's making needs.
+pub(crate) struct Last {
+    pub stdio: Stdio,
+    pub control: Option<OwnedFd>,
+    pub fifo: Option<OwnedFd>,
+    pub filter: Option<Filter>,
+    pub preserve: u16,
 }
 
 /// Where a process's first three descriptors come from.
@@ -144,6 +161,7 @@ fn isolate(line: &ChildEnd, d: &Descriptors) -> Result<(), CreateError> {
     );
     keep.extend(d.join.v1.iter().map(AsRawFd::as_raw_fd));
     keep.extend(d.stdio.iter().flatten().map(AsRawFd::as_raw_fd));
+    keep.extend(preserved(d.preserve));
     isolate_with(&mut keep)
 }
 
@@ -181,14 +199,17 @@ pub(crate) fn set_oom_score(plan: &ProcessPlan, proc: BorrowedFd<'_>) -> Result<
 fn open_console(in_root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd), CreateError> {
     let (control, end) = open_terminal(in_root)?;
     let place = root::file_place(in_root, Path::new("/dev/console"), Symlinks::Refused)?;
-    // By its number in the devpts just mounted: an fd of a tty can't be copied as a mount itself.
-    let name = nix::unistd::ttyname(&end).map_err(|e| SysError::new("name the terminal", e));
-    if let Ok(name) = name
-        && let Ok(path) = root::open_in(in_root, &name, OFlag::O_PATH, 0, Symlinks::Refused)
-    {
-        let copy = mount::copy_tree(path.as_fd(), false)?;
-        mount::attach(copy.as_fd(), place.as_fd())?;
-    }
+    // By its number in the devpts just mounted: a descriptor of a terminal can't be mounted itself.
+    let name = format!("/dev/pts/{}", terminal::number(control.as_fd())?);
+    let path = root::open_in(
+        in_root,
+        Path::new(&name),
+        OFlag::O_PATH,
+        0,
+        Symlinks::Refused,
+    )?;
+    let copy = mount::copy_tree(path.as_fd(), false)?;
+    mount::attach(copy.as_fd(), place.as_fd())?;
     Ok((control, end))
 }
 
@@ -202,14 +223,12 @@ pub(crate) fn open_terminal(in_root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd
 pub(crate) fn finish(
     plan: &ProcessPlan,
     root: OwnedFd,
-    stdio: Stdio,
-    control: Option<OwnedFd>,
+    last: Last,
     line: &ChildEnd,
-    fifo: Option<OwnedFd>,
-    filter: Option<Filter>,
 ) -> Result<Infallible, CreateError> {
     let user = user::resolve(root.as_fd(), &plan.user)?;
-    place_stdio(&stdio, &user)?;
+    place_stdio(&last.stdio, &user)?;
+    fd::close_on_exec_from(preserved(last.preserve).end)?;
     enter_working_directory(root.as_fd(), &plan.cwd)?;
     drop(root);
     for limit in &plan.rlimits {
@@ -231,14 +250,14 @@ pub(crate) fn finish(
     let command = user::find_command(&plan.args[0], &env)?;
     let command = process::c_strings(&[path_bytes(&command)])?;
 
-    line.ready(control.as_ref().map(AsFd::as_fd))?;
-    drop(control);
-    match fifo {
+    line.ready(last.control.as_ref().map(AsFd::as_fd))?;
+    drop(last.control);
+    match last.fifo {
         Some(fifo) => wait_at_fifo(fifo)?,
         None => line.wait_for_go()?,
     }
 
-    confine(plan, filter.as_ref())?;
+    confine(plan, last.filter.as_ref())?;
     // From here only exec: a strict filter may allow no more.
     let errno = exec(&command[0], &argv, &envp);
     let what = format!("exec: {:?}: {}", plan.args[0], errno.desc());
@@ -299,7 +318,7 @@ fn confine(plan: &ProcessPlan, filter: Option<&Filter>) -> Result<(), CreateErro
     Ok(())
 }
 
-/// Places 0, 1 and 2, and marks all others close-on-exec.
+/// Places 0, 1 and 2.
 fn place_stdio(stdio: &Stdio, user: &User) -> Result<(), CreateError> {
     match stdio {
         Stdio::Pipes(ends) => {
@@ -317,8 +336,12 @@ fn place_stdio(stdio: &Stdio, user: &User) -> Result<(), CreateError> {
             }
         }
     }
-    fd::close_on_exec_from(3)?;
     Ok(())
+}
+
+/// The numbers of descriptors that the program inherits beyond the first three.
+pub(crate) fn preserved(count: u16) -> std::ops::Range<i32> {
+    3..3 + i32::from(count)
 }
 
 /// Programs reopen `/dev/stdout`; on a pipe that needs its inode to be theirs.

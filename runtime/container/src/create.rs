@@ -50,6 +50,12 @@ pub struct Descriptors {
     /// OCI's exec fifo, open for reading and writing: a byte from it, not the parent's word, is the go.
     pub fifo: Option<OwnedFd>,
     pub filter: Option<Filter>,
+    /// So many descriptors from 3 on, which the caller has inherited, stay open for the program
+    /// (`--preserve-fds`).
+    pub preserve: u16,
+    /// A session keyring of the container's own: with the caller's, its programs could use keys of
+    /// whoever started the runtime.
+    pub new_keyring: bool,
 }
 
 /// A container whose process waits.

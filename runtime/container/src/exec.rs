@@ -14,7 +14,7 @@ use nix::{errno::Errno, fcntl::OFlag};
 
 use crate::{
     CreateError, ErrorKind, Waiting,
-    child::{self, Stdio},
+    child::{self, Last, Stdio},
     create::in_pid_namespace,
     report::ChildEnd,
 };
@@ -29,6 +29,8 @@ pub struct ExecDescriptors {
     pub stdio: Option<[OwnedFd; 3]>,
     pub own_pid: Option<OwnedFd>,
     pub filter: Option<Filter>,
+    /// So many inherited descriptors from 3 on stay open for the program.
+    pub preserve: u16,
 }
 
 /// Makes the process and waits until it is ready to be started.
@@ -82,9 +84,11 @@ fn become_exec(
     keep.extend(d.join.v1.iter().map(AsRawFd::as_raw_fd));
     keep.extend(d.stdio.iter().flatten().map(AsRawFd::as_raw_fd));
     keep.extend(d.own_pid.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(child::preserved(d.preserve));
     // Before the container's namespaces are entered: from then on its processes see this one.
     child::isolate_with(&mut keep)?;
     d.join.enter_v1()?;
+    process::new_session_keyring()?;
     let proc = mount::private_proc()?;
     child::set_oom_score(&plan.process, proc.as_fd())?;
     drop(proc);
@@ -109,7 +113,13 @@ fn become_exec(
             (None, Stdio::Pipes(stdio))
         }
     };
-    let filter = d.filter.take();
+    let last = Last {
+        stdio,
+        control,
+        fifo: None,
+        filter: d.filter.take(),
+        preserve: d.preserve,
+    };
     drop(d);
-    child::finish(&plan.process, root, stdio, control, line, None, filter)
+    child::finish(&plan.process, root, last, line)
 }

@@ -340,6 +340,8 @@ impl Pod {
             own_pid: Some(duplicate(self.own_pid.as_fd())?),
             fifo: None,
             filter,
+            preserve: 0,
+            new_keyring: true,
         };
         let mut waiting = kernelet_container::create(&plan, made)?;
         let pid = waiting.process.pid;
@@ -526,6 +528,7 @@ impl Pod {
             stdio,
             own_pid: Some(duplicate(self.own_pid.as_fd())?),
             filter,
+            preserve: 0,
         };
         let waiting = kernelet_container::exec(&exec.plan, made)?;
         let (process, terminal) = waiting.start()?;

@@ -262,6 +262,20 @@ pub fn set_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     Ok(())
 }
 
+/// Leaves the session keyring that was inherited for a new, empty one. A kernel without keyrings has
+/// nothing to leave.
+pub fn new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name asks for an anonymous keyring.
+    let n = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) };
+    match n {
+        ..0 if Errno::last() == Errno::ENOSYS => Ok(()),
+        ..0 => Err(SysError::last("join a new session keyring")),
+        _ => Ok(()),
+    }
+}
+
 pub fn set_umask(mask: u32) {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
 }

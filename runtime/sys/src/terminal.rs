@@ -35,6 +35,16 @@ pub fn open(ptmx: BorrowedFd<'_>, path: &str) -> Result<(OwnedFd, OwnedFd)> {
     Ok((control, unsafe { OwnedFd::from_raw_fd(peer) }))
 }
 
+/// The terminal's number: its name in its devpts.
+pub fn number(control: BorrowedFd<'_>) -> Result<u32> {
+    let mut number = 0_u32;
+    // SAFETY: TIOCGPTN writes an unsigned int.
+    if unsafe { libc::ioctl(control.as_raw_fd(), libc::TIOCGPTN, &mut number) } < 0 {
+        return Err(SysError::last("ask for a terminal's number"));
+    }
+    Ok(number)
+}
+
 /// Makes the terminal the calling session's own.
 pub fn make_controlling(terminal: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: an integer argument.
@@ -56,4 +66,19 @@ pub fn resize(control: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
         return Err(SysError::last("resize a terminal"));
     }
     Ok(())
+}
+
+/// Rows and columns.
+pub fn size(terminal: BorrowedFd<'_>) -> Result<(u16, u16)> {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCGWINSZ fills in a winsize.
+    if unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &mut size) } < 0 {
+        return Err(SysError::last("ask for a terminal's size"));
+    }
+    Ok((size.ws_row, size.ws_col))
 }
