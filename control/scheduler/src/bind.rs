@@ -3,13 +3,14 @@
 use crate::{
     decide::NodeName,
     pod::PodInfo,
+    preempt::Plan,
     run::{SCHEDULER_NAME, World},
 };
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use kernelet_client::{EventType, ObjectKey, Recorder, is_not_found};
 use kube::{
     Api, Client,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
 };
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -70,51 +71,120 @@ impl Binder {
         });
     }
 
-    /// Returns when every bind under way has ended.
+    /// Tells the pod's owner why it waits: the condition when it changed, and an event each time.
+    /// `nominated` is the node where room is being made for it.
+    pub(crate) async fn report(
+        &self,
+        pod: Arc<PodInfo>,
+        message: String,
+        nominated: Option<NodeName>,
+    ) {
+        let reason = "FailedScheduling";
+        self.recorder
+            .event_about(about(&pod), EventType::Warning, reason, message.clone());
+        let room = nominated.as_ref().map(|node| &*node.0);
+        if pod.says_unschedulable(&message) && pod.nominated.as_deref() == room {
+            return;
+        }
+        let permit = self.slots.clone().acquire_owned().await;
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let mut condition = serde_json::json!({
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": message,
+                "observedGeneration": pod.generation,
+            });
+            if !pod.is_marked_unscheduled() {
+                condition["lastTransitionTime"] = now().into();
+            }
+            let mut status = serde_json::json!({"conditions": [condition]});
+            match (&nominated, &pod.nominated) {
+                (Some(node), _) => status["nominatedNodeName"] = (*node.0).into(),
+                (None, Some(_)) => status["nominatedNodeName"] = serde_json::Value::Null,
+                (None, None) => {}
+            }
+            if let Err(error) = patch_status(client, &pod, status).await
+                && !is_not_found(&error)
+            {
+                tracing::warn!(%error, pod = %pod.key, "the pod's condition was not written");
+            }
+        });
+    }
+
+    /// Asks the victims to leave, with their grace; the pod is tried again when they are gone.
+    pub(crate) async fn preempt(&self, world: &Arc<World>, pod: Arc<PodInfo>, plan: Plan) {
+        let permit = self.slots.clone().acquire_owned().await;
+        let (client, recorder, world) = (self.client.clone(), self.recorder.clone(), world.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            for victim in plan.victims {
+                match evict(&client, &victim).await {
+                    Ok(()) => {
+                        let message = format!("Preempted by pod {} on node {}", pod.uid, plan.node);
+                        let (about, normal) = (about(&victim), EventType::Normal);
+                        recorder.event_about(about, normal, "Preempted", message);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, victim = %victim.key, "preempting for {}", pod.key);
+                        world.not_preempted(&pod);
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Returns when every request under way has ended.
     pub(crate) async fn finish(&self) {
         let all = u32::try_from(AT_ONCE).expect("a small constant");
         drop(self.slots.acquire_many(all).await);
     }
 }
 
-/// Tells the pod's owner why it waits: the condition when it changed, and an event each time.
-pub(crate) async fn report(binder: &Binder, pod: Arc<PodInfo>, message: String) {
-    binder.recorder.event_about(
-        about(&pod),
-        EventType::Warning,
-        "FailedScheduling",
-        message.clone(),
-    );
-    if pod.says_unschedulable(&message) {
-        return;
+async fn patch_status(
+    client: Client,
+    pod: &PodInfo,
+    status: serde_json::Value,
+) -> kube::Result<()> {
+    let api: Api<Pod> = Api::namespaced(client, &pod.key.namespace);
+    let patch = serde_json::json!({"metadata": {"uid": &*pod.uid}, "status": status});
+    let (params, patch) = (PatchParams::default(), Patch::Strategic(&patch));
+    api.patch_status(&pod.key.name, &params, &patch)
+        .await
+        .map(drop)
+}
+
+async fn evict(client: &Client, victim: &PodInfo) -> kube::Result<()> {
+    let condition = serde_json::json!({"conditions": [{
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": format!(
+            "{SCHEDULER_NAME}: preempting to accommodate a higher priority pod"
+        ),
+        "lastTransitionTime": now(),
+        "observedGeneration": victim.generation,
+    }]});
+    let told = patch_status(client.clone(), victim, condition).await;
+    if let Err(error) = told {
+        return if is_not_found(&error) {
+            Ok(())
+        } else {
+            Err(error)
+        };
     }
-    let permit = binder.slots.clone().acquire_owned().await;
-    let client = binder.client.clone();
-    tokio::spawn(async move {
-        let _permit = permit;
-        let api: Api<Pod> = Api::namespaced(client, &pod.key.namespace);
-        let mut condition = serde_json::json!({
-            "type": "PodScheduled",
-            "status": "False",
-            "reason": "Unschedulable",
-            "message": message,
-            "observedGeneration": pod.generation,
-        });
-        if !pod.is_marked_unscheduled() {
-            condition["lastTransitionTime"] = now().into();
-        }
-        let patch = serde_json::json!({
-            "metadata": {"uid": &*pod.uid},
-            "status": {"conditions": [condition]},
-        });
-        let params = PatchParams::default();
-        let patch = Patch::Strategic(&patch);
-        if let Err(error) = api.patch_status(&pod.key.name, &params, &patch).await
-            && !is_not_found(&error)
-        {
-            tracing::warn!(%error, pod = %pod.key, "the pod's condition was not written");
-        }
+    let api: Api<Pod> = Api::namespaced(client.clone(), &victim.key.namespace);
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: Some(victim.uid.to_string()),
+        resource_version: None,
     });
+    match api.delete(&victim.key.name, &params).await {
+        Err(error) if is_not_found(&error) => Ok(()),
+        result => result.map(drop),
+    }
 }
 
 async fn send(client: Client, pod: &PodInfo, node: &NodeName) -> Result<(), BindError> {

@@ -4,13 +4,16 @@
 
 mod bind;
 mod decide;
+mod filter;
 mod neighbours;
 mod node;
 mod pod;
+mod preempt;
 mod queue;
 mod reasons;
 mod resources;
 mod run;
+mod score;
 mod selector;
 mod snapshot;
 mod spread;
@@ -19,6 +22,7 @@ mod tests;
 
 pub use decide::{NodeName, decide};
 pub use pod::PodInfo;
+pub use preempt::{Budget, Plan, Preemption, preempt};
 pub use reasons::{ClusterEvent, Reason, Unschedulable};
 pub use resources::{Resources, pod_requests};
 pub use run::{run, run_shared};

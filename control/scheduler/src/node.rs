@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Sums are kept as pods come and go, never recomputed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
     pub name: String,
     /// False while only pods name it: the node object isn't there (yet, or any more).

@@ -4,6 +4,7 @@ use crate::{
     resources::{Resources, pod_requests, pod_weight},
     selector::{Labels, NodeTerm, Selector},
 };
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Pod, PodAffinityTerm, Taint, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
@@ -40,6 +41,9 @@ pub struct PodInfo {
     pub owner: Option<Arc<str>>,
     pub never_preempts: bool,
     pub terminating: bool,
+    /// The node whose pods were asked to leave for it, as the object says.
+    pub nominated: Option<Arc<str>>,
+    pub started: Option<Timestamp>,
     pub generation: Option<i64>,
     /// The message of its PodScheduled=False condition, as the object had it.
     pub unscheduled_because: Option<String>,
@@ -178,6 +182,17 @@ impl PodInfo {
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             terminating: meta.deletion_timestamp.is_some(),
             labels: Arc::new(labels),
+            nominated: pod
+                .status
+                .as_ref()
+                .and_then(|status| status.nominated_node_name.as_deref())
+                .filter(|name| !name.is_empty())
+                .map(Arc::from),
+            started: pod
+                .status
+                .as_ref()
+                .and_then(|status| status.start_time.as_ref())
+                .map(|time| time.0),
             generation: meta.generation,
             unscheduled_because: pod
                 .status

@@ -144,6 +144,15 @@ impl Queue {
         }
     }
 
+    /// A parked pod is worth another try.
+    pub(crate) fn wake(&mut self, uid: &str, now: Instant) {
+        let entry = self.entries.get(uid);
+        if let Some(entry) = entry.filter(|entry| matches!(entry.place, Place::Parked(_))) {
+            let uid = entry.pod.uid.clone();
+            self.delay(&uid, now);
+        }
+    }
+
     fn in_flight(&mut self, uid: &str, now: Instant) -> Option<(Arc<str>, &mut Entry)> {
         let entry = self.entries.get_mut(uid)?;
         let doublings = entry.attempts.saturating_sub(1).min(10);

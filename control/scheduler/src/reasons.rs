@@ -1,5 +1,6 @@
 //! Why nodes refuse a pod, in upstream's words (v1.35): people and tools search for them.
 
+use crate::preempt::Preemption;
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// Why one node refuses a pod.
@@ -75,9 +76,7 @@ pub struct Unschedulable {
     pub nodes: usize,
     /// How many nodes gave each reason; a node may give several.
     pub reasons: Vec<(Reason, usize)>,
-    /// Nodes that would still refuse the pod if they were empty.
-    pub hopeless: usize,
-    pub never_preempts: bool,
+    pub preemption: Preemption,
 }
 
 impl Unschedulable {
@@ -105,25 +104,18 @@ impl fmt::Display for Unschedulable {
             .map(|(reason, count)| format!("{count} {reason}"))
             .collect();
         write!(f, "0/{nodes} nodes are available: {}.", join(reasons))?;
-        if self.never_preempts {
-            return f.write_str(" preemption: not eligible due to preemptionPolicy=Never.");
+        match &self.preemption {
+            Preemption::Begun => Ok(()),
+            Preemption::NotEligible(why) => write!(f, " preemption: {why}"),
+            Preemption::NoUse(verdicts) => {
+                let verdicts = verdicts
+                    .iter()
+                    .map(|(verdict, count)| format!("{count} {verdict}"))
+                    .collect();
+                let verdicts = join(verdicts);
+                write!(f, " preemption: 0/{nodes} nodes are available: {verdicts}.")
+            }
         }
-        let mut verdicts = BTreeSet::new();
-        if nodes > self.hopeless {
-            let count = nodes - self.hopeless;
-            verdicts.insert(format!(
-                "{count} No preemption victims found for incoming pod"
-            ));
-        }
-        if self.hopeless > 0 {
-            let count = self.hopeless;
-            verdicts.insert(format!("{count} Preemption is not helpful for scheduling"));
-        }
-        write!(
-            f,
-            " preemption: 0/{nodes} nodes are available: {}.",
-            join(verdicts)
-        )
     }
 }
 

@@ -5,14 +5,18 @@
 //! (it is "assumed"); binding goes on beside the next decisions and takes the pod back on failure.
 
 use crate::{
-    bind::{Binder, report},
+    bind::Binder,
     decide::{NodeName, decide},
     pod::PodInfo,
+    preempt::{Budget, Plan, Preemption, preempt},
     queue::Queue,
-    reasons::ClusterEvent,
+    reasons::{ClusterEvent, Unschedulable},
     snapshot::Snapshot,
 };
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod},
+    policy::v1::PodDisruptionBudget,
+};
 use kernelet_client::{Change, Informers, Shared};
 use kube::{Client, ResourceExt};
 use std::{
@@ -41,7 +45,8 @@ pub async fn run_shared(
     informers: &Informers,
     shutdown: CancellationToken,
 ) -> Result<(), Infallible> {
-    let world = Arc::new(World::default());
+    let budgets = informers.all::<PodDisruptionBudget>();
+    let world = Arc::new(World::new(budgets.clone()));
     let pods = informers.all::<Pod>();
     let nodes = informers.all::<Node>();
     let namespaces = informers.all::<Namespace>();
@@ -53,6 +58,7 @@ pub async fn run_shared(
         nodes.wait_until_synced().await;
         namespaces.wait_until_synced().await;
         pods.wait_until_synced().await;
+        budgets.wait_until_synced().await;
     };
     tokio::select! {
         () = synced => {}
@@ -71,7 +77,13 @@ pub async fn run_shared(
         };
         match verdict {
             Verdict::Bind(pod, node) => binder.bind(&world, pod, node).await,
-            Verdict::Refuse(pod, message) => report(&binder, pod, message).await,
+            Verdict::Refuse(pod, message) => binder.report(pod, message, None).await,
+            Verdict::Preempt(pod, plan, message) => {
+                binder
+                    .report(pod.clone(), message, Some(plan.node.clone()))
+                    .await;
+                binder.preempt(&world, pod, plan).await;
+            }
         }
         in_a_row += 1;
         if in_a_row % DECISIONS_AT_ONCE == 0 {
@@ -85,6 +97,7 @@ pub async fn run_shared(
 enum Verdict {
     Bind(Arc<PodInfo>, NodeName),
     Refuse(Arc<PodInfo>, String),
+    Preempt(Arc<PodInfo>, Plan, String),
 }
 
 #[derive(Default)]
@@ -94,13 +107,21 @@ struct State {
 }
 
 /// What the watches, the loop and the binds share.
-#[derive(Default)]
 pub(crate) struct World {
     state: Mutex<State>,
     wake: Notify,
+    budgets: Shared<PodDisruptionBudget>,
 }
 
 impl World {
+    fn new(budgets: Shared<PodDisruptionBudget>) -> Self {
+        Self {
+            state: Mutex::default(),
+            wake: Notify::new(),
+            budgets,
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,12 +136,42 @@ impl World {
                 state.queue.on_event(ClusterEvent::PodPlaced, now);
                 Verdict::Bind(pod, node)
             }
-            Err(why) => {
-                let message = why.to_string();
-                state.queue.park(&pod.uid, why, now);
-                Verdict::Refuse(pod, message)
-            }
+            Err(why) => self.make_room(state, pod, why, now),
         })
+    }
+
+    /// Nobody takes the pod: if there are less important ones, some may have to leave.
+    fn make_room(
+        &self,
+        state: &mut State,
+        pod: Arc<PodInfo>,
+        mut why: Unschedulable,
+        now: Instant,
+    ) -> Verdict {
+        let mut plan = None;
+        if state.snapshot.has_lower(pod.priority) && why.nodes > 0 {
+            let budgets = self.budgets.list();
+            let budgets: Vec<_> = budgets.iter().map(|budget| Budget::new(budget)).collect();
+            match preempt(&mut state.snapshot, &pod, &budgets) {
+                Ok(found) => {
+                    state.snapshot.nominate(pod.clone(), &found.node.0);
+                    why.preemption = Preemption::Begun;
+                    plan = Some(found);
+                }
+                Err(outcome) => {
+                    if matches!(outcome, Preemption::NoUse(_)) {
+                        state.snapshot.forget_nomination(&pod.uid);
+                    }
+                    why.preemption = outcome;
+                }
+            }
+        }
+        let message = why.to_string();
+        state.queue.park(&pod.uid, why, now);
+        match plan {
+            Some(plan) => Verdict::Preempt(pod, plan, message),
+            None => Verdict::Refuse(pod, message),
+        }
     }
 
     /// Waits for a change or for a pod's back-off to end; false on shutdown.
@@ -156,6 +207,14 @@ impl World {
         self.wake.notify_one();
     }
 
+    /// Victims couldn't be asked to leave: their room isn't kept, and the pod tries again.
+    pub(crate) fn not_preempted(&self, pod: &PodInfo) {
+        let state = &mut *self.state();
+        state.snapshot.forget_nomination(&pod.uid);
+        state.queue.wake(&pod.uid, Instant::now());
+        self.wake.notify_one();
+    }
+
     fn on_pod(&self, change: &Change<Pod>) {
         let state = &mut *self.state();
         let now = Instant::now();
@@ -182,7 +241,12 @@ impl World {
         } else if state.queue.contains(uid) && !wants_differently(change) {
             state.queue.refresh(Arc::new(PodInfo::new(pod)));
         } else if state.snapshot.node_of(uid).is_none() {
-            state.queue.add(Arc::new(PodInfo::new(pod)));
+            let info = Arc::new(PodInfo::new(pod));
+            // After a restart: room that was made before is still kept for it.
+            if let Some(node) = info.nominated.clone() {
+                state.snapshot.nominate(info.clone(), &node);
+            }
+            state.queue.add(info);
         }
         self.wake.notify_one();
     }
@@ -228,6 +292,7 @@ fn follow(
 
 fn forget(state: &mut State, uid: &str, now: Instant) {
     state.queue.remove(uid);
+    state.snapshot.forget_nomination(uid);
     if state.snapshot.remove_pod(uid) {
         state.queue.on_event(ClusterEvent::PodGone, now);
     }

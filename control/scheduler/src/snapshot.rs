@@ -5,6 +5,7 @@
 //! group instead of once per pod; the terms of placed pods are grouped the same way.
 
 use crate::{
+    filter::{Filter, Refusals, Verdict},
     node::NodeInfo,
     pod::{AffinityTerm, PodInfo},
     selector::Labels,
@@ -94,6 +95,10 @@ pub struct Snapshot {
     pub(crate) owners: HashMap<Arc<str>, Owned>,
     /// Required anti-affinity of placed pods.
     pub(crate) anti: HashMap<AffinityTerm, HashMap<Slot, i64>>,
+    /// Placed pods per priority: tells at once whether anybody could be preempted.
+    priorities: BTreeMap<i32, usize>,
+    /// Pods for which others were asked to leave a node, and which aren't placed yet.
+    nominated: HashMap<Arc<str>, (Arc<PodInfo>, Slot)>,
     /// Preferred terms of placed pods with their weights; required affinity counts as weight 1.
     pub(crate) preferred: HashMap<(i64, AffinityTerm), HashMap<Slot, i64>>,
 }
@@ -136,6 +141,7 @@ impl Snapshot {
                 self.existing -= 1;
             }
             self.nodes[slot].exists = false;
+            self.nominated.retain(|_, (_, at)| *at != slot);
             self.release(slot);
         }
     }
@@ -154,8 +160,10 @@ impl Snapshot {
     pub fn place(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.remove_pod(&pod.uid);
         let slot = self.slot(node);
+        self.nominated.remove(&pod.uid);
         self.nodes[slot].add(&pod);
         self.count(&pod, slot, 1);
+        *self.priorities.entry(pod.priority).or_default() += 1;
         self.pods.insert(pod.uid.clone(), (pod, slot));
     }
 
@@ -166,6 +174,12 @@ impl Snapshot {
         };
         self.nodes[slot].remove(&pod);
         self.count(&pod, slot, -1);
+        if let Some(count) = self.priorities.get_mut(&pod.priority) {
+            *count -= 1;
+            if *count == 0 {
+                self.priorities.remove(&pod.priority);
+            }
+        }
         self.release(slot);
         true
     }
@@ -175,6 +189,63 @@ impl Snapshot {
         self.pods
             .get(uid)
             .map(|(_, slot)| self.nodes[*slot].name.as_str())
+    }
+
+    /// Whether any placed pod has a lower priority.
+    pub(crate) fn has_lower(&self, priority: i32) -> bool {
+        self.priorities
+            .keys()
+            .next()
+            .is_some_and(|lowest| *lowest < priority)
+    }
+
+    /// The pods with a lower priority, by where they are.
+    pub(crate) fn lower(&self, priority: i32) -> HashMap<Slot, Vec<Arc<PodInfo>>> {
+        let mut by_slot: HashMap<Slot, Vec<Arc<PodInfo>>> = HashMap::new();
+        for (pod, slot) in self.pods.values() {
+            if pod.priority < priority {
+                by_slot.entry(*slot).or_default().push(pod.clone());
+            }
+        }
+        by_slot
+    }
+
+    /// Keeps the node's room for the pod: others of no higher priority don't get it.
+    pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
+        if let Some(slot) = self.slots.get(node).copied() {
+            self.nominated.insert(pod.uid.clone(), (pod, slot));
+        }
+    }
+
+    pub fn forget_nomination(&mut self, uid: &str) {
+        self.nominated.remove(uid);
+    }
+
+    pub(crate) fn nominated_slot(&self, uid: &str) -> Option<Slot> {
+        self.nominated.get(uid).map(|(_, slot)| *slot)
+    }
+
+    /// What the node says, taking those into account for whom its room is kept.
+    pub(crate) fn ask(
+        &self,
+        filter: &Filter<'_>,
+        slot: Slot,
+        pod: &PodInfo,
+        refusals: &mut Refusals,
+    ) -> Verdict {
+        let node = &self.nodes[slot];
+        let kept_for = |(other, at): &&(Arc<PodInfo>, Slot)| {
+            *at == slot && other.uid != pod.uid && other.priority >= pod.priority
+        };
+        // Nearly always there is nobody.
+        if self.nominated.is_empty() || !self.nominated.values().any(|n| kept_for(&n)) {
+            return filter.ask(node, refusals);
+        }
+        let mut node = node.clone();
+        for (other, _) in self.nominated.values().filter(kept_for) {
+            node.add(other);
+        }
+        filter.ask(&node, refusals)
     }
 
     fn count(&mut self, pod: &PodInfo, slot: Slot, by: i64) {

@@ -1,7 +1,7 @@
 //! Topology spread constraints: required ones refuse nodes, the others rank them.
 
 use crate::{
-    decide::{fits_node_affinity, untolerated},
+    filter::{fits_node_affinity, untolerated},
     node::NodeInfo,
     pod::{PodInfo, Spread, WhenUnsatisfiable},
     reasons::Reason,

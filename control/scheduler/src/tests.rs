@@ -1,6 +1,6 @@
 //! What `decide` answers, case by case; the wording is upstream's.
 
-use crate::{ClusterEvent, PodInfo, Snapshot, decide};
+use crate::{Budget, ClusterEvent, PodInfo, Preemption, Snapshot, decide, preempt};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -421,6 +421,117 @@ fn a_term_reaches_other_namespaces_by_their_labels() {
     let mut snapshot = cluster(&[node("a", json!({})), node("b", json!({}))]);
     snapshot.place(pod("1", labelled(json!({"app": "x"}))), "b");
     goes_to(&snapshot, &pod("p", seeks), "b");
+}
+
+fn important(priority: i32, cpu: &str) -> Value {
+    json!({"spec": {"priority": priority,
+        "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
+}
+
+fn victims(snapshot: &mut Snapshot, pod: &PodInfo, budgets: &[Budget]) -> (String, Vec<String>) {
+    let before = snapshot.pod_count();
+    let plan = preempt(snapshot, pod, budgets).expect("there is somebody to leave");
+    assert_eq!(snapshot.pod_count(), before, "trying changes nothing");
+    let mut names: Vec<_> = plan
+        .victims
+        .iter()
+        .map(|v| v.key.name.to_string())
+        .collect();
+    names.sort();
+    (plan.node.to_string(), names)
+}
+
+#[test]
+fn as_few_and_as_unimportant_pods_as_possible_make_room() {
+    let mut snapshot = cluster(&[node("a", json!({})), node("b", json!({}))]);
+    for (name, priority, cpu, at) in [
+        ("a-low", 1, "1", "a"),
+        ("a-lower", 0, "1", "a"),
+        ("a-high", 5, "2", "a"),
+        ("b-mid", 3, "3", "b"),
+        ("b-high", 9, "1", "b"),
+    ] {
+        snapshot.place(pod(name, important(priority, cpu)), at);
+    }
+    let wants = |priority, cpu| pod("p", important(priority, cpu));
+    let made = victims(&mut snapshot, &wants(7, "1"), &[]);
+    assert_eq!(made, ("a".to_owned(), vec!["a-lower".to_owned()]));
+    let made = victims(&mut snapshot, &wants(7, "2"), &[]);
+    assert_eq!(
+        made,
+        (
+            "a".to_owned(),
+            vec!["a-low".to_owned(), "a-lower".to_owned()]
+        )
+    );
+    let made = victims(&mut snapshot, &wants(7, "3"), &[]);
+    assert_eq!(
+        made,
+        ("b".to_owned(), vec!["b-mid".to_owned()]),
+        "3 is less than 5"
+    );
+    let mut refusal = |priority| {
+        let wants = wants(priority, "4");
+        let outcome = preempt(&mut snapshot, &wants, &[]).expect_err("too important pods stay");
+        let mut refused = decide(&snapshot, &wants).expect_err("nobody has room");
+        refused.preemption = outcome;
+        refused.to_string()
+    };
+    assert_eq!(
+        refusal(4),
+        "0/2 nodes are available: 2 Insufficient cpu. \
+         preemption: 0/2 nodes are available: 2 Insufficient cpu."
+    );
+    assert_eq!(
+        refusal(1),
+        "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: \
+         1 Insufficient cpu, 1 No preemption victims found for incoming pod."
+    );
+}
+
+#[test]
+fn a_budget_that_allows_nothing_is_broken_last() {
+    let budget = serde_json::from_value(json!({
+        "metadata": {"name": "b", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}},
+        "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1},
+    }))
+    .expect("a budget");
+    let budgets = [Budget::new(&budget)];
+    let mut snapshot = cluster(&[node("a", json!({})), node("b", json!({}))]);
+    let mut protected = important(0, "4");
+    merge(&mut protected, labelled(json!({"app": "x"})));
+    snapshot.place(pod("protected", protected), "a");
+    snapshot.place(pod("dearer", important(3, "4")), "b");
+    let wants = pod("p", important(7, "1"));
+    assert_eq!(victims(&mut snapshot, &wants, &[]).0, "a");
+    assert_eq!(victims(&mut snapshot, &wants, &budgets).0, "b");
+}
+
+#[test]
+fn room_that_was_made_is_kept_from_pods_of_no_higher_priority() {
+    let mut snapshot = cluster(&[node("a", json!({}))]);
+    snapshot.nominate(pod("first", important(5, "3")), "a");
+    assert!(decide(&snapshot, &pod("p", important(5, "2"))).is_err());
+    goes_to(&snapshot, &pod("p", important(6, "2")), "a");
+    goes_to(&snapshot, &pod("first", important(5, "3")), "a");
+    snapshot.forget_nomination("first");
+    goes_to(&snapshot, &pod("p", important(5, "2")), "a");
+}
+
+#[test]
+fn nobody_is_asked_twice_while_victims_are_leaving() {
+    let mut snapshot = cluster(&[node("a", json!({}))]);
+    let mut leaving = important(0, "4");
+    merge(
+        &mut leaving,
+        json!({"metadata": {"deletionTimestamp": "2025-01-01T00:00:00Z"}}),
+    );
+    snapshot.place(pod("victim", leaving), "a");
+    let wants = pod("p", important(7, "1"));
+    snapshot.nominate(wants.clone(), "a");
+    let outcome = preempt(&mut snapshot, &wants, &[]).expect_err("it is on its way");
+    assert!(matches!(outcome, Preemption::NotEligible(why) if why.contains("terminating pod")));
 }
 
 #[test]

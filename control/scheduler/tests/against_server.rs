@@ -1,11 +1,14 @@
 //! The scheduler against a real server in this process.
 
-use k8s_openapi::api::core::v1::{Event, Node, Pod, ServiceAccount};
+use k8s_openapi::api::{
+    core::v1::{Event, Node, Pod, ServiceAccount},
+    scheduling::v1::PriorityClass,
+};
 use kernelet_pki::{Ca, IdentitySpec, Lifetimes, ServiceAccountKeys, Usage};
 use kernelet_server::{Server, ServerConfig, UserInfo};
 use kernelet_store::{Options, Store};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
@@ -257,15 +260,39 @@ async fn many_pods_at_once_are_bound_without_overcommitting() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pods_of_other_schedulers_and_gated_ones_are_left_alone() {
+async fn pods_of_other_schedulers_are_left_alone() {
     let cluster = Cluster::start().await;
     cluster.node("a", "4").await;
     cluster
         .pod("other", "1", json!({"schedulerName": "mine"}))
         .await;
+    // Made later and bound: so the scheduler has seen the one above and passed it over.
     cluster.pod("plain", "1", json!({})).await;
     cluster.bound("plain").await;
     let other = cluster.pods.get("other").await.unwrap();
     assert_eq!(other.spec.unwrap().node_name, None);
-    assert_eq!(cluster.nodes.get("a").await.unwrap().name_any(), "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_important_pod_takes_the_room_of_an_unimportant_one() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    let classes: Api<PriorityClass> = Api::all(cluster.admin.clone());
+    let class = serde_json::from_value(json!({"metadata": {"name": "high"}, "value": 1000}));
+    classes
+        .create(&PostParams::default(), &class.unwrap())
+        .await
+        .unwrap();
+    let quick = json!({"terminationGracePeriodSeconds": 0});
+    cluster.pod("low", "2", quick).await;
+    cluster.bound("low").await;
+    cluster
+        .pod("high", "2", json!({"priorityClassName": "high"}))
+        .await;
+    let event = cluster.event("Preempted", "low").await;
+    assert!(event.message.unwrap().ends_with("on node a"));
+    // There is no kubelet here: the room is free once the victim is really gone.
+    let now = DeleteParams::default().grace_period(0);
+    let _ = cluster.pods.delete("low", &now).await;
+    assert_eq!(cluster.bound("high").await, "a");
 }
