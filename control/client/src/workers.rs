@@ -83,3 +83,56 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tokio::time::Instant;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("not yet")]
+    struct NotYet;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_comes_back_after_its_back_off_and_when_it_asks_to() {
+        let queue: Queue<&'static str> = Queue::default();
+        let shutdown = CancellationToken::new();
+        let turns: Arc<Mutex<Vec<u128>>> = Arc::default();
+        let begun = Instant::now();
+        let (seen, stop) = (turns.clone(), shutdown.clone());
+        queue.add("a");
+        reconcile_all("test", queue, 3, shutdown, move |_| {
+            let (seen, stop) = (seen.clone(), stop.clone());
+            async move {
+                let mut turns = seen.lock().expect("not poisoned");
+                turns.push(begun.elapsed().as_millis());
+                match turns.len() {
+                    1 | 2 => Err(NotYet),
+                    3 => Ok(Next::After(Duration::from_secs(60))),
+                    4 => Err(NotYet),
+                    _ => {
+                        stop.cancel();
+                        Ok(Next::OnChange)
+                    }
+                }
+            }
+        })
+        .await;
+        // 5 ms, then 10; a minute as asked; and a success makes the next failure the first again.
+        let turns = turns.lock().expect("not poisoned").clone();
+        assert_eq!(turns, [0, 5, 15, 60_015, 60_020]);
+    }
+
+    #[test]
+    fn losing_a_race_is_told_from_other_failures_through_the_chain() {
+        let conflict = |reason: &str| {
+            let status = kube::core::Status::failure("x", reason).with_code(409);
+            kube::Error::Api(status.boxed())
+        };
+        assert!(lost_a_race(&conflict("Conflict")));
+        assert!(!lost_a_race(&conflict("AlreadyExists")));
+        assert!(!lost_a_race(&NotYet));
+        assert_eq!(chain(&NotYet), "not yet");
+    }
+}
