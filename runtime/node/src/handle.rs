@@ -157,8 +157,9 @@ async fn run_pods(ctx: Arc<Context>, pods: Arc<OnceCell<Arc<Pods>>>) {
     let api = ctx.config.informers.scoped::<Pod>(scope);
     let shutdown = ctx.shutdown.clone();
     let started = Pods::start(ctx, &api).await;
-    let _ = pods.set(started);
+    let _ = pods.set(started.clone());
     shutdown.cancelled().await;
+    started.let_go().await;
 }
 
 /// A running node.

@@ -18,6 +18,8 @@ mod container;
 mod context;
 mod errors;
 mod facts;
+#[cfg(feature = "fault-points")]
+mod fault;
 mod handle;
 mod image_watch;
 mod images;

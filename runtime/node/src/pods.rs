@@ -105,6 +105,21 @@ impl Pods {
         named.next().map(|slot| slot.view.clone())
     }
 
+    /// After the shutdown: waits until no pod's task is in the middle of a step, for a while.
+    pub async fn let_go(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(3), self.all_ended()).await;
+    }
+
+    async fn all_ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.slots().is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// Ends every pod's containers and sandboxes; the names of those that are left after the time.
     pub async fn suspend(&self, grace: Duration) -> Vec<String> {
         let requests: Vec<_> = self
@@ -115,17 +130,8 @@ impl Pods {
         for request in requests {
             let _ = request.send(Request::Suspend(grace)).await;
         }
-        let all_ended = async {
-            loop {
-                let ended = self.ended.notified();
-                if self.slots().is_empty() {
-                    return;
-                }
-                ended.await;
-            }
-        };
         // What is killed at the end of the grace needs time to be taken down.
-        let _ = tokio::time::timeout(grace + Duration::from_secs(15), all_ended).await;
+        let _ = tokio::time::timeout(grace + Duration::from_secs(15), self.all_ended()).await;
         let name = |slot: &Slot| {
             let pod = slot.view.borrow().pod.clone();
             format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any())

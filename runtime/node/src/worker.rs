@@ -13,7 +13,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kernelet_pod_plan::{
-    ContainerId, Exit, Observed, Outcome, Plan, Presence, Run, Step, Wanted, plan, pod_status,
+    ContainerId, Exit, FailureReason, Observed, Outcome, Plan, Presence, Run, Step, StepError,
+    Teardown, Wanted, plan, pod_status,
     probe::{ProbeAnswer, ProbeKind, ProbeTiming},
 };
 use kernelet_shim_client::{Liveness, Observed as ShimObserved, Phase};
@@ -147,7 +148,22 @@ impl Worker {
         };
         let home = self.home.clone();
         self.steps.spawn(async move {
-            let outcome = steps::execute(&home, &scene, &step).await;
+            let run = {
+                let (home, scene, step) = (home, scene, step.clone());
+                async move { steps::execute(&home, &scene, &step).await }
+            };
+            // On a task of its own, so that a panic in it is this step's failure and not the pod's end.
+            let outcome = tokio::spawn(run).await.unwrap_or_else(|error| {
+                tracing::error!(%error, step = step.kind().name(), "a step panicked");
+                let message = format!(
+                    "{} panicked; this is a defect of kernelet",
+                    step.kind().name()
+                );
+                Err(StepError {
+                    reason: FailureReason::CreateContainerError,
+                    message,
+                })
+            });
             (step, outcome)
         });
     }
@@ -180,8 +196,7 @@ impl Worker {
             Some(ended) = self.steps.join_next(), if !self.steps.is_empty() => match ended {
                 Ok((step, outcome)) => Happening::Step(step, outcome),
                 Err(error) => {
-                    // A step's panic loses which one it was; the pod's task can't go on from here.
-                    tracing::error!(pod = %self.home.id.name, %error, "a step of this pod panicked");
+                    tracing::error!(pod = %self.home.id.name, %error, "a step of this pod was lost");
                     Happening::Stop
                 }
             },
@@ -307,10 +322,12 @@ impl Worker {
         }
         if level.liveness == Liveness::Dead && self.home.shim().is_some() {
             self.shim = None;
-            // Its containers may run on without their parent; nobody could tell how they end.
             self.home.set_shim(None);
+            let expected = self.seen.teardown != Teardown::NotBegun;
             self.seen.shim_died("its process ended", Timestamp::now());
-            narrate::shim_died(&self.home);
+            if !expected {
+                narrate::shim_died(&self.home);
+            }
         }
     }
 

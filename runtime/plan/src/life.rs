@@ -270,11 +270,10 @@ impl Observed {
         if matches!(self.teardown, Teardown::Finished) || self.shim == Stage::Absent {
             return;
         }
-        self.lose_containers(
-            &format!("The pod's shim is gone ({how}); its containers were killed"),
-            Some(now),
-        );
-        self.rebuild = true;
+        let message = format!("The pod's shim is gone ({how}); its containers were killed");
+        self.lose_containers(&message, Some(now));
+        // On the way down (perhaps we ended it ourselves) there is nothing to be made anew.
+        self.rebuild |= self.teardown == Teardown::NotBegun;
     }
 
     /// Every container that isn't known to have ended is now of unknown end.

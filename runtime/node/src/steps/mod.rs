@@ -27,6 +27,15 @@ pub(crate) struct Scene {
 }
 
 pub(crate) async fn execute(home: &Arc<PodHome>, scene: &Scene, step: &Step) -> Outcome {
+    #[cfg(feature = "fault-points")]
+    crate::fault::point(home, crate::fault::When::Before, step.kind());
+    let outcome = carry_out(home, scene, step).await;
+    #[cfg(feature = "fault-points")]
+    crate::fault::point(home, crate::fault::When::After, step.kind());
+    outcome
+}
+
+async fn carry_out(home: &Arc<PodHome>, scene: &Scene, step: &Step) -> Outcome {
     match step {
         Step::MakeFolders => ground::make_folders(home, scene),
         Step::MakeCgroup { cgroup } => ground::make_cgroup(home, cgroup).await,

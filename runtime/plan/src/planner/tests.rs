@@ -563,3 +563,25 @@ fn a_suspended_pod_ends_and_its_object_stays_untouched() {
             && !world.executed.contains(&StepKind::RemoveFolders)
     );
 }
+
+#[test]
+fn a_shim_that_ends_as_it_was_told_to_is_not_mourned() {
+    let mut world = World::new(pod(json!({"containers": [{"name": "a", "image": "i"}]})));
+    up(&mut world);
+    world.delete(1);
+    world.calm(|w| w.flying.iter().any(|s| s.kind() == StepKind::EndShim));
+    world.seen.shim_died("it was told to", world.now);
+    world.calm(|w| w.finished);
+    for kind in [
+        StepKind::KillPod,
+        StepKind::DetachNetwork,
+        StepKind::EndShim,
+        StepKind::RemoveCgroup,
+    ] {
+        assert_eq!(
+            world.history.iter().filter(|s| s.kind() == kind).count(),
+            1,
+            "{kind:?}"
+        );
+    }
+}
