@@ -8,6 +8,7 @@ pub mod params;
 pub mod read;
 pub mod select;
 
+mod commit;
 mod delete;
 mod log;
 mod patch;

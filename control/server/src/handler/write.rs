@@ -10,16 +10,17 @@
 //! The first attempt of an update takes the old object from the cache; before any refusal that the old object
 //! could have caused, the store's own is read and the attempt made again.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::{Response, StatusCode};
-use kernelet_api::{ApiError, FieldError, Gvk, Value, meta, prune};
+use kernelet_api::{ApiError, FieldError, Gvk, Value, meta};
 use kernelet_patch::{FieldManager, keep_unchanged_times};
-use kernelet_store::{Compare, LeaseId, Op, OpResponse, Put, Range, Revision, Txn, TxnResponse};
+use kernelet_store::{Compare, LeaseId, Op, Put, Range, Revision, Txn};
 use rand::RngExt;
 
 use super::{
     Call, Failure,
+    commit::live_of,
     params::{DryRun, WriteOptions},
     read::{now_text, store_error},
 };
@@ -37,8 +38,6 @@ use crate::{
 const ATTEMPTS: usize = 100;
 /// How often a name is made from generateName before giving up; upstream's figure.
 const NAMES: usize = 8;
-/// An answered write is in the cache, unless that takes longer than this.
-const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// What a write is about, apart from the object.
 pub struct Request<'a> {
@@ -461,111 +460,6 @@ impl<'a> Request<'a> {
             tracing::debug!(%error, "managedFields were dropped");
         }
     }
-
-    /// An object's stored form.
-    pub(super) fn stored_bytes(&self, object: Value) -> Result<Vec<u8>, ApiError> {
-        let stored = self.stored()?;
-        let mut object = self
-            .served
-            .resource
-            .convert(object, &stored.gvk)
-            .map_err(ApiError::internal)?;
-        let schema = &self.snapshot.api.schema;
-        if let Some(ty) = schema.by_gvk(&stored.gvk) {
-            prune::canonicalize(schema, ty, &mut object);
-        }
-        meta::set_gvk(&mut object, &stored.gvk);
-        meta::set(&mut object, "resourceVersion", "");
-        Ok(kernelet_api::codec::encode_json(&object))
-    }
-
-    /// The object as the store has it now.
-    pub(super) async fn live(&self, key: &str) -> Result<Option<Arc<CachedObject>>, ApiError> {
-        let stored = self.stored()?;
-        let response = self
-            .state
-            .store
-            .range(Range::key(stored.store_key(key)))
-            .await
-            .map_err(store_error)?;
-        match response.kvs.first() {
-            None => Ok(None),
-            Some(kv) => cache::from_kv(kv, key, &stored.indexer)
-                .map(Some)
-                .ok_or_else(|| {
-                    ApiError::internal(format!("the stored object {key:?} is unreadable"))
-                }),
-        }
-    }
-
-    /// What was written, from the cache if it has it: whoever reads next reads it too.
-    pub(super) async fn committed(
-        &self,
-        stored: &Stored,
-        key: &str,
-        bytes: &[u8],
-        revision: Revision,
-        lease: LeaseId,
-    ) -> Result<Arc<CachedObject>, ApiError> {
-        self.caught_up(revision).await;
-        match stored
-            .cache
-            .get(key)
-            .filter(|object| object.revision == revision.0)
-        {
-            Some(object) => Ok(object),
-            None => self.object(stored, key, bytes, revision.0, lease),
-        }
-    }
-
-    /// Waits until whoever reads next reads what was written.
-    pub(super) async fn caught_up(&self, revision: Revision) {
-        if self.state.cache.wait(revision.0, CATCH_UP).await.is_err() {
-            tracing::warn!(%revision, "the watch cache is behind a write");
-        }
-    }
-
-    fn transient(
-        &self,
-        stored: &Stored,
-        key: &str,
-        bytes: &[u8],
-    ) -> Result<Arc<CachedObject>, ApiError> {
-        let revision = self.state.cache.applied();
-        self.object(stored, key, bytes, revision, LeaseId::NONE)
-    }
-
-    fn object(
-        &self,
-        stored: &Stored,
-        key: &str,
-        bytes: &[u8],
-        revision: i64,
-        lease: LeaseId,
-    ) -> Result<Arc<CachedObject>, ApiError> {
-        CachedObject::from_stored(key.into(), bytes, revision, lease.0, |tree| {
-            (stored.indexer)(tree)
-        })
-        .map(Arc::new)
-        .map_err(ApiError::internal)
-    }
-
-    pub(super) fn conflict(&self, name: &str, why: impl std::fmt::Display) -> ApiError {
-        let (group, plural) = self.served.names();
-        ApiError::conflict(group, plural, name, why)
-    }
-
-    /// Events end by themselves.
-    async fn lease(&self) -> Result<LeaseId, ApiError> {
-        if self.served.resource.kind != "Event" {
-            return Ok(LeaseId::NONE);
-        }
-        self.state
-            .event_leases
-            .current(&self.state.store)
-            .await
-            .map_err(store_error)
-    }
 }
 
 impl Written {
@@ -582,14 +476,6 @@ enum Attempt {
         claims: Claims,
         delete: bool,
     },
-}
-
-/// The kv that a lost compare answered with.
-pub(super) fn live_of(response: &TxnResponse) -> Option<&kernelet_store::KeyValue> {
-    match response.responses.first() {
-        Some(OpResponse::Range(range)) => range.kvs.first(),
-        _ => None,
-    }
 }
 
 pub(super) fn uid_precondition(wanted: &str, found: &str) -> String {
