@@ -21,8 +21,8 @@ use kernelet_attach::{AttachError, AttachRequest, Attached, PodId, PodNetwork};
 use kernelet_client::{Informers, Scope};
 use kernelet_ebpf_abi::NetnsKind;
 use kernelet_link::{NetworkWatch, own_cookie};
-use kernelet_maps::{Bpffs, DataPlane};
-use kernelet_net_plan::{Cidr, NodeView};
+use kernelet_maps::DataPlane;
+use kernelet_net_plan::{Cidr, NodeView, link_name};
 use tokio::{sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -34,6 +34,7 @@ use crate::{
     kernel::Kernel,
     node::{NodeError, NodeSide, sysctl_record},
     pods::{self, AdoptError, PodDefaults},
+    removal::Removal,
     services::{self, Stores},
 };
 
@@ -45,6 +46,7 @@ const DEFAULT_MTU: u32 = 1500;
 pub struct NetAgent {
     kernel: Arc<Kernel>,
     defaults: PodDefaults,
+    removal: Removal,
     node: Arc<Mutex<NodeSide>>,
     /// Why the path is broken, as the canary last found it.
     canary: watch::Receiver<Option<String>>,
@@ -108,6 +110,7 @@ impl NetAgent {
         info!(instance = config.instance_id, "pod network started");
         Ok(Arc::new(Self {
             kernel,
+            removal: Removal::start(&defaults.instance_id),
             defaults,
             node,
             canary: canary_state,
@@ -130,13 +133,6 @@ fn bring_up(config: &NetConfig) -> Result<(Kernel, PodDefaults, NodeSide), Start
         source,
     })?;
     let mut plane = DataPlane::open(&config.instance_id)?;
-    if plane.bpffs() == Bpffs::MountedByUs {
-        let path = bpffs_record(&config.run_dir);
-        std::fs::write(&path, "").map_err(|source| StartError::Io {
-            step: format!("record the bpf file system's mount in {}", path.display()),
-            source,
-        })?;
-    }
     let node_cookie = own_cookie()?;
     plane.put_netns(node_cookie, NetnsKind::Node)?;
     let kernel = Kernel::adopt(plane, node_cookie)?;
@@ -155,7 +151,6 @@ fn bring_up(config: &NetConfig) -> Result<(Kernel, PodDefaults, NodeSide), Start
         instance_id: config.instance_id.clone(),
         node_ip: config.node_ip,
         mtu: mtu.unwrap_or(DEFAULT_MTU),
-        run_dir: config.run_dir.clone(),
     };
     kernel.pods().ipam.set_ranges(&config.pod_cidrs);
     pods::adopt(&kernel, &defaults).map_err(|error| match error {
@@ -178,10 +173,6 @@ fn node_error(error: NodeError) -> StartError {
             source: error.into(),
         },
     }
-}
-
-fn bpffs_record(run_dir: &Path) -> std::path::PathBuf {
-    run_dir.join("net").join("bpffs-mounted")
 }
 
 async fn prove(kernel: &Kernel, services: &Cidr) -> Result<Canary, StartError> {
@@ -348,8 +339,20 @@ impl PodNetwork for NetAgent {
     }
 
     fn detach<'a>(&'a self, pod: &'a PodId) -> BoxFuture<'a, Result<(), AttachError>> {
-        let (kernel, defaults, pod) = (self.kernel.clone(), self.defaults.clone(), pod.clone());
-        Box::pin(blocking(move || pods::detach(&kernel, &defaults, &pod)))
+        Box::pin(async move {
+            let (kernel, withdrawn) = (self.kernel.clone(), pod.clone());
+            blocking(move || pods::withdraw(&kernel, &withdrawn)).await?;
+            self.removal
+                .remove(link_name(&pod.uid))
+                .await
+                .map_err(|source| AttachError::Step {
+                    step: "remove the link",
+                    pod: format!("{}/{}", pod.namespace, pod.name),
+                    source: Box::new(source),
+                })?;
+            pods::forget(&self.kernel, pod);
+            Ok(())
+        })
     }
 
     fn attached(&self) -> BoxFuture<'_, Result<Vec<(PodId, Attached)>, AttachError>> {
@@ -394,9 +397,8 @@ pub fn purge(instance_id: &str, run_dir: &Path) -> Vec<String> {
     };
     match kernelet_link::pod_links(instance_id) {
         Ok(links) => {
-            for link in links {
-                note(kernelet_link::disconnect_pod(instance_id, &link.name));
-            }
+            let names: Vec<String> = links.into_iter().map(|link| link.name).collect();
+            note(kernelet_link::disconnect_pods(instance_id, &names));
         }
         Err(error) => note(Err(error)),
     }
@@ -413,23 +415,11 @@ pub fn purge(instance_id: &str, run_dir: &Path) -> Vec<String> {
         Ok(mut sysctls) => errors.extend(sysctls.restore().iter().map(|error| with_sources(error))),
         Err(error) => errors.push(with_sources(&error)),
     }
-    let record = bpffs_record(run_dir);
-    let bpffs = if record.exists() {
-        Bpffs::MountedByUs
-    } else {
-        Bpffs::WasThere
-    };
-    errors.extend(kernelet_maps::purge(instance_id, bpffs));
-    for path in [record, run_dir.join("net")] {
-        let removed = match path.is_dir() {
-            true => std::fs::remove_dir(&path),
-            false => std::fs::remove_file(&path),
-        };
-        if let Err(error) = removed
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            errors.push(format!("remove {}: {error}", path.display()));
-        }
+    errors.extend(kernelet_maps::purge(instance_id));
+    if let Err(error) = std::fs::remove_dir(run_dir.join("net"))
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        errors.push(format!("remove {}: {error}", run_dir.join("net").display()));
     }
     errors
 }

@@ -1,5 +1,6 @@
-//! Where the programs for packets hang: tcx, or on kernels before 6.6 a filter in `clsact`. The one place
-//! that knows the difference.
+//! Where the programs for packets hang. On pods' links: a filter in `clsact`, made with the link. On
+//! uplinks, which are up and busy: tcx, or on kernels before 6.6 a filter as well. The one place that
+//! knows the difference.
 
 use std::{
     collections::BTreeSet,
@@ -29,13 +30,9 @@ pub enum HookError {
     },
 }
 
-/// Lets `program` run on what enters by the link.
-pub fn attach(
-    plane: &DataPlane,
-    ifindex: u32,
-    program: PacketProgram,
-    run_dir: &Path,
-) -> Result<(), HookError> {
+/// Lets the program for packets from outside run on an uplink.
+pub fn attach_uplink(plane: &DataPlane, ifindex: u32, run_dir: &Path) -> Result<(), HookError> {
+    let program = PacketProgram::FromUplink;
     if has_tcx() {
         return plane
             .attach_tcx(ifindex, program)
@@ -45,9 +42,7 @@ pub fn attach(
                 source,
             });
     }
-    let made = attach_filter(ifindex, plane.program(program), program.name())?;
-    // A pod's link takes its discipline along.
-    if made == Clsact::Made && program == PacketProgram::FromUplink {
+    if attach_filter(ifindex, plane.program(program), program.name())? == Clsact::Made {
         let mut links = recorded(run_dir);
         links.insert(ifindex);
         write(run_dir, &links).map_err(|source| HookError::Record { ifindex, source })?;
@@ -55,7 +50,15 @@ pub fn attach(
     Ok(())
 }
 
-/// Takes what `attach` put on an uplink off again.
+/// Lets the program for packets that leave a pod run on a pod's link that is there already, in the
+/// place of an earlier agent's.
+pub fn attach_pod(plane: &DataPlane, ifindex: u32) -> Result<(), HookError> {
+    let program = PacketProgram::FromPod;
+    attach_filter(ifindex, plane.program(program), program.name())?;
+    Ok(())
+}
+
+/// Takes what `attach_uplink` put there off again.
 pub fn detach_uplink(ifindex: u32, run_dir: &Path) -> Result<(), HookError> {
     if has_tcx() {
         return match detach_tcx(ifindex) {

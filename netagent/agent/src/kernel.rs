@@ -13,7 +13,7 @@ use std::{
 
 use kernelet_ebpf_abi::ServiceKey;
 use kernelet_link::{LinkError, PodLink, destroy_udp, in_netns};
-use kernelet_maps::{DataPlane, EntryError};
+use kernelet_maps::{DataPlane, EntryError, PacketProgram};
 use kernelet_net_plan::{Changes, Found, Ipam, RemovedUdp, ServiceSpec, Step, Table, TableError};
 use tracing::{debug, warn};
 
@@ -80,6 +80,11 @@ impl Kernel {
 
     pub fn plane(&self) -> MutexGuard<'_, DataPlane> {
         lock(&self.plane)
+    }
+
+    /// A descriptor of a program for packets.
+    pub fn packet_program(&self, program: PacketProgram) -> std::io::Result<OwnedFd> {
+        self.plane().program(program).try_clone_to_owned()
     }
 
     pub fn pods(&self) -> MutexGuard<'_, Pods> {

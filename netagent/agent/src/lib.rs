@@ -11,6 +11,7 @@ mod hooks;
 mod kernel;
 mod node;
 mod pods;
+mod removal;
 mod services;
 
 pub use agent::{NetAgent, purge};

@@ -11,7 +11,7 @@ use kernelet_link::{
     Firewall, LinkError, Range, Sysctls, Uplink, firewall, host_routes, node_addresses,
     put_docker_accept, put_masquerade, put_unreachable, remove_docker_accept, restore_pod, uplinks,
 };
-use kernelet_maps::{EntryError, PacketProgram};
+use kernelet_maps::EntryError;
 use kernelet_net_plan::Cidr;
 use tracing::{info, warn};
 
@@ -147,7 +147,7 @@ impl NodeSide {
             }
             plane.sync_uplinks(&served)?;
             for (ifindex, _) in &served {
-                hooks::attach(&plane, *ifindex, PacketProgram::FromUplink, &self.run_dir)?;
+                hooks::attach_uplink(&plane, *ifindex, &self.run_dir)?;
             }
         }
         self.can_bypass = uplinks

@@ -3,11 +3,11 @@
 //! Each step may be the last one before a crash, and each can be repeated: what is there is found by
 //! the link's alias and the routes over it, never by a file.
 
-use std::{net::IpAddr, os::fd::AsFd, path::PathBuf};
+use std::{net::IpAddr, os::fd::AsFd};
 
 use kernelet_attach::{AttachError, AttachRequest, Attached, PodId, Protocol};
 use kernelet_ebpf_abi::{NetnsKind, TCP, UDP, service_flags};
-use kernelet_link::{LinkError, PodLink, connect_pod, disconnect_pod, pod_links};
+use kernelet_link::{Filter, LinkError, PodLink, connect_pod, pod_links};
 use kernelet_maps::PacketProgram;
 use kernelet_net_plan::{BackendSpec, IpamError, ServiceSpec, any, key, link_name};
 use tracing::{info, warn};
@@ -23,7 +23,6 @@ pub struct PodDefaults {
     pub instance_id: String,
     pub node_ip: IpAddr,
     pub mtu: u32,
-    pub run_dir: PathBuf,
 }
 
 fn step<E: std::error::Error + Send + Sync + 'static>(
@@ -82,15 +81,16 @@ pub fn attach(
         node_addresses: vec![defaults.node_ip],
         mtu: defaults.mtu,
     };
-    let connected = connect_pod(&link, request.netns.as_fd())
+    // The program stays loaded as long as the data plane, whose lock isn't held meanwhile.
+    let program = kernel
+        .packet_program(PacketProgram::FromPod)
+        .map_err(step("take the program for its packets", &request.pod))?;
+    let filter = Filter {
+        program: program.as_fd(),
+        name: PacketProgram::FromPod.name(),
+    };
+    let connected = connect_pod(&link, request.netns.as_fd(), Some(filter))
         .map_err(step("connect the link", &request.pod))?;
-    hooks::attach(
-        &kernel.plane(),
-        connected.ifindex,
-        PacketProgram::FromPod,
-        &defaults.run_dir,
-    )
-    .map_err(step("attach the program to the link", &request.pod))?;
     {
         let mut plane = kernel.plane();
         // The namespace first: a pod that can be reached must be able to answer by Services too.
@@ -159,38 +159,38 @@ fn host_ports(request: &AttachRequest, addresses: &[IpAddr]) -> Vec<ServiceSpec>
     specs
 }
 
-/// Takes away everything that `attach` made.
-pub fn detach(kernel: &Kernel, defaults: &PodDefaults, pod: &PodId) -> Result<(), AttachError> {
+/// Takes the pod out of the data plane; its link is to go next, then `forget` ends it.
+pub fn withdraw(kernel: &Kernel, pod: &PodId) -> Result<(), AttachError> {
     kernel
         .set_services(&service_owner(&pod.uid), &[])
         .map_err(step("close the host ports", pod))?;
+    let addresses: Vec<IpAddr> = kernel.pods().ipam.of(&pod.uid).collect();
     let known = kernel
         .pods()
         .attached
         .get(&pod.uid)
         .map(|known| known.netns_cookie);
-    let addresses: Vec<IpAddr> = kernel.pods().ipam.of(&pod.uid).collect();
-    {
-        let mut plane = kernel.plane();
-        for address in &addresses {
-            plane
-                .remove_pod(*address)
-                .map_err(step("remove the address", pod))?;
-        }
-        if let Some(cookie) = known {
-            plane
-                .remove_netns(cookie)
-                .map_err(step("remove the network namespace", pod))?;
-        }
+    let mut plane = kernel.plane();
+    for address in &addresses {
+        plane
+            .remove_pod(*address)
+            .map_err(step("remove the address", pod))?;
     }
+    if let Some(cookie) = known {
+        plane
+            .remove_netns(cookie)
+            .map_err(step("remove the network namespace", pod))?;
+    }
+    drop(plane);
     // Not one whose routes are put back when they go.
     kernel.pods().attached.remove(&pod.uid);
-    disconnect_pod(&defaults.instance_id, &link_name(&pod.uid))
-        .map_err(step("remove the link", pod))?;
-    // Only now nothing answers under the address any more.
+    Ok(())
+}
+
+/// The link is gone, and nothing answers under the address any more.
+pub fn forget(kernel: &Kernel, pod: &PodId) {
     let now = kernel.now();
     kernel.pods().ipam.release(&pod.uid, now);
-    Ok(())
 }
 
 /// After a restart: claims what is attached, gives the links the new program, and clears the data
@@ -210,12 +210,7 @@ pub fn adopt(kernel: &Kernel, defaults: &PodDefaults) -> Result<(), AdoptError> 
                 warn!(%error, link = found.name, "two pods have one address");
             }
         }
-        let attached = hooks::attach(
-            &kernel.plane(),
-            found.ifindex,
-            PacketProgram::FromPod,
-            &defaults.run_dir,
-        );
+        let attached = hooks::attach_pod(&kernel.plane(), found.ifindex);
         if let Err(error) = attached {
             let error = &error as &dyn std::error::Error;
             warn!(

@@ -281,62 +281,62 @@ fn a_node_port_is_reached_from_outside_with_the_clients_address() {
     assert_eq!(Some(peer), client.local_addr().ok());
 }
 
-#[test]
-fn an_endpoint_change_is_in_the_maps_at_once_at_any_number_of_services() {
-    if skip("an_endpoint_change_is_in_the_maps_at_once") {
-        return;
-    }
+/// The median time from an endpoint's change to the map, beside that many other Services.
+fn median_change(services: u32) -> Duration {
     let machine = Machine::new();
-    for number in 0..2000_u32 {
+    let one: Vec<(IpAddr, u16)> = vec![(IpAddr::from([10, 244, 9, 1]), 80)];
+    for number in 0..services {
         let ip = format!("10.96.{}.{}", 100 + number / 250, number % 250 + 1);
-        let backends = [
-            ("10.244.9.1".parse().expect("address"), 80),
-            ("10.244.9.2".parse().expect("address"), 80),
-        ];
         machine
             .api
-            .service(&format!("s{number}"), &ip, "TCP", 80, &backends);
+            .service(&format!("s{number}"), &ip, "TCP", 80, &one);
     }
-    machine.api.service(
-        "web",
-        "10.96.9.9",
-        "TCP",
-        80,
-        &[("10.244.9.1".parse().expect("address"), 80)],
-    );
+    machine.api.service("web", "10.96.9.9", "TCP", 80, &one);
     let agent = machine.start();
-    wait_for_backends(&machine, 1);
     eventually("all Services are in", || {
         let rows = kernelet_maps::view::services(&machine.instance_id).expect("the view");
-        if rows.len() >= 2004 {
+        // Beside them: the canary, the DNS's two, and ours.
+        if rows.len() as u32 == services + 4 {
             Ok(())
         } else {
             Err(rows.len().to_string())
         }
     });
-    let instance = machine.instance_id.clone();
     let mut took = Vec::new();
-    for round in 0..100_u32 {
+    for round in 0..101_u32 {
         let count = 2 + round % 2;
         let backends: Vec<(IpAddr, u16)> = (1..=count)
             .map(|last| (IpAddr::from([10, 244, 9, last as u8]), 80))
             .collect();
         let begin = Instant::now();
         machine.api.endpoints("web", "TCP", &backends);
-        while kernelet_maps::view::backend_count(&instance, service(), 6).expect("the view")
-            != Some(count)
-        {
-            assert!(begin.elapsed() < Duration::from_secs(5), "it never came");
+        let look = || {
+            kernelet_maps::view::backend_count(&machine.instance_id, service(), 6)
+                .expect("the view")
+        };
+        while look() != Some(count) {
+            assert!(begin.elapsed() < Duration::from_secs(30), "it never came");
             std::thread::yield_now();
         }
         took.push(begin.elapsed());
     }
+    drop(agent);
     took.sort();
     println!(
-        "endpoint change to map: p50 {:?}, p99 {:?}",
-        took[50], took[98]
+        "{services} Services: p50 {:?}, p99 {:?}",
+        took[50], took[99]
     );
-    // The budget's p99 is the benchmark's: here other tests' work is in the tail.
-    assert!(took[50] < Duration::from_millis(5), "p50 {:?}", took[50]);
-    drop(agent);
+    took[50]
+}
+
+#[test]
+fn an_endpoint_change_costs_the_same_at_any_number_of_services() {
+    if skip("an_endpoint_change_costs_the_same_at_any_number_of_services") {
+        return;
+    }
+    let (few, many) = (median_change(10), median_change(2000));
+    assert!(
+        many < few * 3 + Duration::from_millis(1),
+        "10 Services: {few:?}, 2000 Services: {many:?}"
+    );
 }

@@ -37,7 +37,8 @@ fn pods_reach_each_other_past_a_dropping_forward_chain_by_a_filter() {
                 node_addresses: Vec::new(),
                 mtu: 1500,
             };
-            let connected = connect_pod(&link, std::os::fd::AsFd::as_fd(netns)).expect("connect");
+            let connected =
+                connect_pod(&link, std::os::fd::AsFd::as_fd(netns), None).expect("connect");
             let program = PacketProgram::FromPod;
             let attach = || {
                 attach_filter(connected.ifindex, plane.program(program), program.name())

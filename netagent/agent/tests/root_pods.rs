@@ -522,3 +522,57 @@ fn names_are_resolved_from_pods_and_the_node_also_beside_a_firewall_that_drops_e
     agent_sees_chains(&machine, true);
     check();
 }
+
+#[test]
+fn fifty_pods_are_attached_at_once_and_detached_without_a_trace() {
+    if skip("fifty_pods_are_attached_at_once") {
+        return;
+    }
+    let machine = Machine::new();
+    let agent = machine.start();
+    let pods: Vec<Pod> = (0..50).map(|n| Pod::new(&format!("p{n}"))).collect();
+    let attach = |pod: &Pod| {
+        let request = kernelet_attach::AttachRequest {
+            pod: pod.id.clone(),
+            netns: pod.netns.fd(),
+            host_ports: Vec::new(),
+            wanted_ips: Vec::new(),
+        };
+        let network = agent.network.clone();
+        agent
+            .handle
+            .spawn(async move { network.attach(request).await })
+    };
+    let begin = std::time::Instant::now();
+    let all: Vec<_> = pods.iter().map(attach).collect();
+    let mut ips = std::collections::BTreeSet::new();
+    for attached in all {
+        let attached = agent.handle.block_on(attached).expect("the task");
+        ips.insert(attached.unwrap_or_else(|error| panic!("{error:?}")).ips[0]);
+    }
+    println!("50 pods attached at once in {:?}", begin.elapsed());
+    assert_eq!(ips.len(), 50, "each has its own address");
+    let one = std::time::Instant::now();
+    agent.detach(&pods[0]);
+    println!("one detached in {:?}", one.elapsed());
+    let one = std::time::Instant::now();
+    agent.attach(&pods[0]);
+    println!("one attached in {:?}", one.elapsed());
+    for pod in &pods {
+        agent.detach(pod);
+        agent.detach(pod);
+    }
+    let links = machine
+        .node
+        .sh("ip -o link | grep -cE '^[0-9]+: kl' || true");
+    assert_eq!(links.trim(), "0");
+    let rows = kernelet_maps::view::pods(&machine.instance_id).expect("the view");
+    assert!(rows.is_empty(), "{rows:?}");
+    assert!(
+        agent
+            .handle
+            .block_on(agent.network.attached())
+            .expect("the list")
+            .is_empty()
+    );
+}

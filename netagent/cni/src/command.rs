@@ -8,7 +8,7 @@ use std::{
 };
 
 use kernelet_link::{
-    GATEWAY_V4, GATEWAY_V6, NODE_MAC, PodLink, connect_pod, disconnect_pod, host_routes,
+    GATEWAY_V4, GATEWAY_V6, NODE_MAC, PodLink, connect_pod, disconnect_pods, host_routes,
     observe_pod, pod_links, pod_mac, uplinks,
 };
 use kernelet_net_plan::{IpamError, link_name};
@@ -78,11 +78,11 @@ fn add(config: &Config, target: &Target) -> Result<String, CniError> {
     state.save()?;
     let link = link(config, target, addresses)?;
     let connected = network::ensure(config, &state)
-        .and_then(|()| connect_pod(&link, netns.as_fd()).map_err(Into::into));
+        .and_then(|()| connect_pod(&link, netns.as_fd(), None).map_err(Into::into));
     if let Err(error) = connected {
         // The runtime may call DEL or not; half an attachment is of no use either way. Should this
         // fail as well, the first error is the one to tell.
-        let _ = disconnect_pod(&config.instance_id(), &link.name);
+        let _ = disconnect_pods(&config.instance_id(), std::slice::from_ref(&link.name));
         state.ipam.release(&uid, now());
         let _ = state.save();
         return Err(error);
@@ -183,7 +183,7 @@ fn del(config: &Config, target: &Target) -> Result<(), CniError> {
 }
 
 fn remove(config: &Config, state: &mut State, uid: &str) -> Result<(), CniError> {
-    disconnect_pod(&config.instance_id(), &link_name(uid))?;
+    disconnect_pods(&config.instance_id(), &[link_name(uid)])?;
     state.ipam.release(uid, now());
     state.save()
 }

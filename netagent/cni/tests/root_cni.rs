@@ -172,9 +172,7 @@ fn containers_are_connected_checked_and_disconnected() {
     assert_eq!(result_a["routes"][0]["dst"], "0.0.0.0/0");
     let (ip_a, ip_b) = (ip(&result_a), ip(&result_b));
     assert_ne!(ip_a, ip_b);
-    let mac = a
-        .sh("ip -o link show eth0")
-        .expect("look");
+    let mac = a.sh("ip -o link show eth0").expect("look");
     assert!(
         mac.contains(result_a["interfaces"][1]["mac"].as_str().expect("a mac")),
         "{mac}"

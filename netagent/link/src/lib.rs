@@ -23,8 +23,8 @@ pub use nft::{
 };
 pub use node::{NodeAddress, Uplink, node_addresses, put_unreachable, remove_routes, uplinks};
 pub use pod::{
-    Connected, GATEWAY_V4, GATEWAY_V6, NODE_MAC, PodEndObserved, PodLink, PodLinkObserved,
-    ROUTE_PROTOCOL, connect_pod, disconnect_pod, host_routes, observe_pod, pod_links, pod_mac,
+    Connected, Filter, GATEWAY_V4, GATEWAY_V6, NODE_MAC, PodEndObserved, PodLink, PodLinkObserved,
+    ROUTE_PROTOCOL, connect_pod, disconnect_pods, host_routes, observe_pod, pod_links, pod_mac,
     restore_pod,
 };
 pub use sysctl::Sysctls;

@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use crate::{
     LinkError,
     netlink::{CREATE, EXCLUSIVE, Message, Netlink, REPLACE},
-    netns, node,
+    netns, node, tc,
 };
 
 /// Marks every route of ours.
@@ -103,8 +103,23 @@ fn alias(link: &PodLink) -> String {
     alias
 }
 
+/// A program for what the pod sends, and its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter<'a> {
+    pub program: BorrowedFd<'a>,
+    pub name: &'a str,
+}
+
 /// Connects the pod, or completes what an earlier call began: a repeated call changes nothing.
-pub fn connect_pod(link: &PodLink, netns: BorrowedFd<'_>) -> Result<Connected, LinkError> {
+///
+/// The filter is attached while the link is down, and in `clsact`: there it costs nothing, while on a
+/// link that is up, or by tcx, the kernel waits for a grace period of RCU with everybody's network
+/// changes locked out (10 to 20 ms a pod, one after the other).
+pub fn connect_pod(
+    link: &PodLink,
+    netns: BorrowedFd<'_>,
+    filter: Option<Filter<'_>>,
+) -> Result<Connected, LinkError> {
     let mut node = Netlink::route()?;
     let ifindex = match make_pair(&mut node, link, netns) {
         Ok(()) => find(&mut node, &link.name)?.map(|(index, _)| index),
@@ -114,6 +129,9 @@ pub fn connect_pod(link: &PodLink, netns: BorrowedFd<'_>) -> Result<Connected, L
     let ifindex = ifindex.ok_or_else(|| {
         LinkError::new(format!("find link {}, just made", link.name), Errno::ENODEV)
     })?;
+    if let Some(filter) = filter {
+        tc::attach(&mut node, ifindex, filter.program, filter.name)?;
+    }
     // Before the pod's side is up: what it sends first must not meet a half-made node side.
     node_side(&mut node, link, ifindex)?;
     let netns_cookie = netns::in_netns(netns, || {
@@ -151,17 +169,16 @@ fn make_pair(node: &mut Netlink, link: &PodLink, netns: BorrowedFd<'_>) -> Resul
         CREATE | EXCLUSIVE,
         format!("make link {}", link.name),
     );
-    // The alias goes in the same send: a link without one would be nobody's.
-    node.apply(vec![make, set_up(link)], |_, _| false)
+    node.apply(vec![make], |_, _| false)
 }
 
 /// Alias, no IPv6 link-local address (nothing needs it, and making one costs a second), up.
-fn set_up(link: &PodLink) -> Message {
+fn set_up(link: &PodLink, ifindex: u32) -> Message {
     let mut set = LinkMessage::default();
+    set.header.index = ifindex;
     set.header.flags = LinkFlags::Up;
     set.header.change_mask = LinkFlags::Up;
     set.attributes = vec![
-        LinkAttribute::IfName(link.name.clone()),
         LinkAttribute::IfAlias(alias(link)),
         LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
             In6AddrGenMode::None,
@@ -186,20 +203,20 @@ fn complete_pair(
             let mut pod = Netlink::route()?;
             Ok(find_peer(&mut pod, &link.pod_end)?.map(|(_, node_ifindex)| node_ifindex))
         })?;
+        // One without an alias was left by a crash right after it was made.
         let ours = found_alias
             .as_deref()
-            .is_none_or(|found| found.starts_with(ALIAS));
-        if peer == Some(*ifindex) && ours {
-            node.apply(vec![set_up(link)], |_, _| false)?;
-            return Ok(Some(*ifindex));
-        }
+            .is_none_or(|found| is_of(found, &link.instance_id));
         if !ours {
             return Err(LinkError::new(
                 format!("make link {}, which is somebody else's", link.name),
                 Errno::EEXIST,
             ));
         }
-        remove(node, *ifindex, &link.name)?;
+        if peer == Some(*ifindex) {
+            return Ok(Some(*ifindex));
+        }
+        remove_all(node, &[*ifindex])?;
     }
     make_pair(node, link, netns)?;
     Ok(find(node, &link.name)?.map(|(index, _)| index))
@@ -214,7 +231,7 @@ fn node_side(node: &mut Netlink, link: &PodLink, ifindex: u32) -> Result<(), Lin
             .map_err(|source| LinkError::new(format!("write {value} to {conf}/{key}"), source))?;
     }
     let mac = pod_mac(&link.addresses);
-    let mut messages = Vec::new();
+    let mut messages = vec![set_up(link, ifindex)];
     for address in &link.addresses {
         messages.push(neighbour(ifindex, *address, mac));
         messages.push(pod_route(link, ifindex, *address));
@@ -435,29 +452,49 @@ fn find_peer(pod: &mut Netlink, name: &str) -> Result<Option<(u32, u32)>, LinkEr
     }
 }
 
-fn remove(node: &mut Netlink, ifindex: u32, name: &str) -> Result<(), LinkError> {
-    let mut link = LinkMessage::default();
-    link.header.index = ifindex;
-    let message = Message::route(
-        RouteNetlinkMessage::DelLink(link),
+/// Removes links, all with one wait for RCU, which takes most of the time of removing one.
+fn remove_all(node: &mut Netlink, links: &[u32]) -> Result<(), LinkError> {
+    /// Whatever is in this group is about to go. Nobody else uses such a number ("klet").
+    const DOOMED: u32 = 0x6b6c_6574;
+    let mut messages: Vec<Message> = links
+        .iter()
+        .map(|ifindex| {
+            let mut link = LinkMessage::default();
+            link.header.index = *ifindex;
+            link.attributes = vec![LinkAttribute::Group(DOOMED)];
+            let what = format!("mark link {ifindex} for removal");
+            Message::route(RouteNetlinkMessage::SetLink(link), 0, what)
+        })
+        .collect();
+    let mut group = LinkMessage::default();
+    group.attributes = vec![LinkAttribute::Group(DOOMED)];
+    messages.push(Message::route(
+        RouteNetlinkMessage::DelLink(group),
         0,
-        format!("remove link {name}"),
-    );
-    node.apply(vec![message], |_, error| {
-        matches!(error.raw_os_error(), Some(libc::ENODEV))
+        "remove the marked links",
+    ));
+    // One that is gone already is what was wanted.
+    node.apply(messages, |_, error| {
+        error.raw_os_error() == Some(libc::ENODEV)
     })
 }
 
-/// Removes the pod's link, and with it both ends' addresses, routes, neighbours and tcx program. One
-/// that isn't there, or isn't this instance's, is no error and stays as it is.
-pub fn disconnect_pod(instance_id: &str, name: &str) -> Result<(), LinkError> {
+/// Removes pods' links, and with them both ends' addresses, routes, neighbours and programs. One that
+/// isn't there, or isn't this instance's, is no error and stays as it is.
+pub fn disconnect_pods(instance_id: &str, names: &[String]) -> Result<(), LinkError> {
     let mut node = Netlink::route()?;
-    match find(&mut node, name)? {
-        Some((ifindex, Some(alias))) if is_of(&alias, instance_id) => {
-            remove(&mut node, ifindex, name)
+    let mut ours = Vec::new();
+    for name in names {
+        if let Some((ifindex, Some(alias))) = find(&mut node, name)?
+            && is_of(&alias, instance_id)
+        {
+            ours.push(ifindex);
         }
-        _ => Ok(()),
     }
+    if ours.is_empty() {
+        return Ok(());
+    }
+    remove_all(&mut node, &ours)
 }
 
 fn is_of(alias: &str, instance_id: &str) -> bool {

@@ -1,5 +1,5 @@
-//! Programs on a link's ingress the old way: a `clsact` queueing discipline and a `bpf` filter in it.
-//! For kernels before 6.6, which have no tcx.
+//! Programs on a link's ingress: a `clsact` queueing discipline and a `bpf` filter in it. For pods' links
+//! always (see `connect_pod`), for others on kernels before 6.6, which have no tcx.
 //!
 //! Filters have a fixed place (priority and handle), so that a new program replaces an old one there in
 //! one request.
@@ -49,7 +49,15 @@ pub fn attach_filter(
     program: BorrowedFd<'_>,
     name: &str,
 ) -> Result<Clsact, LinkError> {
-    let mut netlink = Netlink::route()?;
+    attach(&mut Netlink::route()?, ifindex, program, name)
+}
+
+pub(crate) fn attach(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    program: BorrowedFd<'_>,
+    name: &str,
+) -> Result<Clsact, LinkError> {
     let what = format!("make the clsact discipline of link {ifindex}");
     let attributes = Attributes::default().text(1, "clsact");
     let make = Message::new(

@@ -60,10 +60,9 @@ pub struct FlowReader {
 impl FlowReader {
     pub fn open(instance_id: &str) -> Result<Self, LoadError> {
         let pins = paths::pins(instance_id);
-        let folder = format!("/run/kernelet/{instance_id}");
-        let lock = std::fs::create_dir_all(&folder)
-            .and_then(|()| File::create(format!("{folder}/flows.lock")))
-            .map_err(|source| LoadError::step("open the flow reader's lock", source))?;
+        // Nothing is written for it: the lock is on the folder of pins itself.
+        let lock = File::open(&pins)
+            .map_err(|source| LoadError::step("open the data plane's folder", source))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
             LoadError::step(
                 "read flows, which somebody else is doing already",

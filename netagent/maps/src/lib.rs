@@ -12,6 +12,6 @@ mod tables;
 pub mod view;
 
 pub use error::LoadError;
-pub use paths::{Bpffs, purge, uplinks};
+pub use paths::{purge, uplinks};
 pub use plane::{DataPlane, EntryError, ObservedServices, PacketProgram, detach_tcx, has_tcx};
 pub use sys::netns_cookie;

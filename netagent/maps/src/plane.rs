@@ -28,9 +28,7 @@ use kernelet_ebpf_abi::{
 };
 
 use crate::{
-    LoadError,
-    paths::{self, Bpffs},
-    sys,
+    LoadError, paths, sys,
     tables::{self, Hash, Raw},
 };
 
@@ -78,7 +76,6 @@ pub struct ObservedServices {
 }
 
 pub struct DataPlane {
-    bpffs: Bpffs,
     from_pod: OwnedFd,
     from_uplink: OwnedFd,
     netns: Hash<u64, Netns>,
@@ -97,12 +94,10 @@ pub struct DataPlane {
 impl DataPlane {
     /// Loads the programs and attaches them, or takes over what an earlier agent left.
     pub fn open(instance_id: &str) -> Result<Self, LoadError> {
-        let bpffs = paths::ensure_bpffs()?;
         let cgroup = paths::cgroup2_root()?;
         let pins = paths::pins(instance_id);
         let links = pins.join("links");
-        fs::create_dir_all(&links)
-            .map_err(|source| LoadError::step(format!("make {}", links.display()), source))?;
+        paths::make_pins(&links)?;
 
         let mut loader = EbpfLoader::new();
         let map_paths: Vec<(&str, PathBuf)> = tables::NAMES
@@ -151,7 +146,6 @@ impl DataPlane {
         let from_uplink = load_classifier(&mut object, FROM_UPLINK)?;
 
         Ok(Self {
-            bpffs,
             from_pod,
             from_uplink,
             netns: tables::netns(&pins)?,
@@ -166,11 +160,6 @@ impl DataPlane {
             uplinks: tables::uplinks(&pins)?,
             config: tables::config(&pins)?,
         })
-    }
-
-    /// Whether the bpf file system had to be mounted, for the record that purge reads.
-    pub fn bpffs(&self) -> Bpffs {
-        self.bpffs
     }
 
     pub fn put_netns(&mut self, cookie: u64, kind: NetnsKind) -> Result<(), EntryError> {

@@ -101,7 +101,7 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        assert_eq!(purge(&self.id, self.plane.bpffs()), Vec::<String>::new());
+        assert_eq!(purge(&self.id), Vec::<String>::new());
         assert!(
             !std::path::Path::new("/sys/fs/bpf/kernelet")
                 .join(&self.id)
