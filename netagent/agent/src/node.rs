@@ -19,6 +19,7 @@ use crate::{
     firewall::{Judgement, judge},
     hooks::{self, HookError},
     kernel::Kernel,
+    pods,
 };
 
 /// `lo` has this index in every namespace.
@@ -191,13 +192,22 @@ impl NodeSide {
                         .iter()
                         .any(|address| !there.contains(&(*address, pod.ifindex)))
                 })
-                .map(|pod| (pod.link.clone(), pod.ifindex))
+                .map(|pod| (pod.id.uid.clone(), pod.link.clone(), pod.ifindex))
                 .collect()
         };
-        for (link, ifindex) in missing {
+        for (uid, link, ifindex) in missing {
             match restore_pod(&link, ifindex) {
                 Ok(()) => info!(link = link.name, "a pod's route was gone and is back"),
-                // The pod is just being detached, or the link itself was removed.
+                Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
+                    match pods::rewire(kernel, &self.instance_id, &uid) {
+                        Ok(()) => info!(link = link.name, "a pod's link was gone and is back"),
+                        Err(error) => warn!(
+                            error = &error as &dyn std::error::Error,
+                            link = link.name,
+                            "cannot put a pod's link back"
+                        ),
+                    }
+                }
                 Err(error) => {
                     warn!(
                         error = &error as &dyn std::error::Error,

@@ -3,11 +3,16 @@
 //! Each step may be the last one before a crash, and each can be repeated: what is there is found by
 //! the link's alias and the routes over it, never by a file.
 
-use std::{net::IpAddr, os::fd::AsFd};
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use kernelet_attach::{AttachError, AttachRequest, Attached, PodId, Protocol};
 use kernelet_ebpf_abi::{NetnsKind, TCP, UDP, service_flags};
-use kernelet_link::{Filter, LinkError, PodLink, connect_pod, pod_links};
+use kernelet_link::{
+    Connected, Filter, LinkError, PodLink, connect_pod, disconnect_pods, pod_links,
+};
 use kernelet_maps::PacketProgram;
 use kernelet_net_plan::{BackendSpec, IpamError, ServiceSpec, any, key, link_name};
 use tracing::{info, warn};
@@ -81,28 +86,8 @@ pub fn attach(
         node_addresses: vec![defaults.node_ip],
         mtu: defaults.mtu,
     };
-    // The program stays loaded as long as the data plane, whose lock isn't held meanwhile.
-    let program = kernel
-        .packet_program(PacketProgram::FromPod)
-        .map_err(step("take the program for its packets", &request.pod))?;
-    let filter = Filter {
-        program: program.as_fd(),
-        name: PacketProgram::FromPod.name(),
-    };
-    let connected = connect_pod(&link, request.netns.as_fd(), Some(filter))
-        .map_err(step("connect the link", &request.pod))?;
-    {
-        let mut plane = kernel.plane();
-        // The namespace first: a pod that can be reached must be able to answer by Services too.
-        plane
-            .put_netns(connected.netns_cookie, NetnsKind::Pod)
-            .map_err(step("enter the network namespace", &request.pod))?;
-        for address in &addresses {
-            plane
-                .put_pod(*address, connected.ifindex, connected.netns_cookie)
-                .map_err(step("enter the address", &request.pod))?;
-        }
-    }
+    let connected = wire(kernel, &link, &request.netns)
+        .map_err(step("connect the pod's network namespace", &request.pod))?;
     kernel
         .set_services(&service_owner(&uid), &host_ports(&request, &addresses))
         .map_err(step("open the host ports", &request.pod))?;
@@ -122,6 +107,68 @@ pub fn attach(
     );
     kernel.netns_reached(connected.netns_cookie);
     Ok(attached)
+}
+
+/// Makes or completes the link, with its program, and enters the pod into the data plane.
+fn wire(kernel: &Kernel, link: &PodLink, netns: &OwnedFd) -> Result<Connected, WireError> {
+    // The program stays loaded as long as the data plane, whose lock isn't held meanwhile.
+    let program = kernel
+        .packet_program(PacketProgram::FromPod)
+        .map_err(WireError::Program)?;
+    let filter = Filter {
+        program: program.as_fd(),
+        name: PacketProgram::FromPod.name(),
+    };
+    let connected = connect_pod(link, netns.as_fd(), Some(filter))?;
+    let mut plane = kernel.plane();
+    // The namespace first: a pod that can be reached must be able to answer by Services too.
+    plane.put_netns(connected.netns_cookie, NetnsKind::Pod)?;
+    for address in &link.addresses {
+        plane.put_pod(*address, connected.ifindex, connected.netns_cookie)?;
+    }
+    Ok(connected)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error("take the program for the pod's packets")]
+    Program(#[source] std::io::Error),
+    #[error("make the link")]
+    Link(#[from] LinkError),
+    #[error("enter the pod into the data plane")]
+    Entry(#[from] kernelet_maps::EntryError),
+}
+
+/// Somebody removed a live pod's link: it is made anew.
+pub fn rewire(kernel: &Kernel, instance_id: &str, uid: &str) -> Result<(), WireError> {
+    let known = kernel
+        .pods()
+        .attached
+        .get(uid)
+        .and_then(|pod| Some((pod.link.clone(), pod.netns.clone()?)));
+    // Without its namespace's descriptor, the node will attach it again and so repair it.
+    let Some((link, netns)) = known else {
+        return Ok(());
+    };
+    let connected = wire(kernel, &link, &netns)?;
+    let still_attached = match kernel.pods().attached.get_mut(uid) {
+        Some(pod) => {
+            pod.ifindex = connected.ifindex;
+            true
+        }
+        None => false,
+    };
+    if !still_attached {
+        // Detached meanwhile: what was just made is nobody's.
+        let mut plane = kernel.plane();
+        for address in &link.addresses {
+            plane.remove_pod(*address)?;
+        }
+        plane.remove_netns(connected.netns_cookie)?;
+        drop(plane);
+        disconnect_pods(instance_id, &[link.name])?;
+    }
+    Ok(())
 }
 
 /// A host port is a virtual address of its own: the node's, with one backend.

@@ -412,6 +412,18 @@ fn a_route_that_somebody_removes_comes_back() {
     });
     let routes = machine.node.sh("ip route show");
     assert!(routes.contains("unreachable 10.96.0.0/16"), "{routes}");
+    // So does a whole link.
+    let link = kernelet_net_plan::link_name(&a.id.uid);
+    machine.node.sh(&format!("ip link del {link}"));
+    eventually("the pod's link is back", || {
+        ask(&machine.node, address(ip, 8080)).map_err(|kind| kind.to_string())
+    });
+    let b = Pod::new("b");
+    agent.attach(&b);
+    assert!(
+        ask(&b.netns, address(ip, 8080)).is_ok(),
+        "also past the node's stack"
+    );
 }
 
 #[test]

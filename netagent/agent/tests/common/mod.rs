@@ -313,6 +313,8 @@ struct State {
     /// By resource, then namespace/name.
     objects: BTreeMap<String, BTreeMap<String, Value>>,
     watchers: Vec<(String, mpsc::UnboundedSender<Value>)>,
+    /// Everything that was ever told: revision, resource, event. A watch begins behind its revision.
+    events: Vec<(u64, String, Value)>,
 }
 
 impl FakeApi {
@@ -343,6 +345,17 @@ impl FakeApi {
         let mut state = self.state.lock().expect("the state");
         if watch {
             let (send, receive) = mpsc::unbounded_channel::<Value>();
+            let query = request.uri().query().unwrap_or_default();
+            let since: u64 = query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("resourceVersion="))
+                .and_then(|revision| revision.parse().ok())
+                .unwrap_or(0);
+            for (revision, told, event) in &state.events {
+                if *revision > since && *told == resource {
+                    send.send(event.clone()).expect("the receiver is here");
+                }
+            }
             state.watchers.push((resource, send));
             let stream = tokio_stream::wrappers::UnboundedReceiverStream::new(receive);
             let stream = futures::StreamExt::map(stream, |event| {
@@ -372,10 +385,10 @@ impl FakeApi {
 
     /// Adds or changes an object.
     pub fn put(&self, resource: &str, mut object: Value) {
+        let mut state = self.state.lock().expect("the state");
         let revision = self.revision.fetch_add(1, Ordering::Relaxed) + 1;
         object["metadata"]["resourceVersion"] = json!(revision.to_string());
         let key = key_of(&object);
-        let mut state = self.state.lock().expect("the state");
         let known = state
             .objects
             .entry(resource.into())
@@ -383,12 +396,12 @@ impl FakeApi {
             .insert(key, object.clone())
             .is_some();
         let event = json!({"type": if known { "MODIFIED" } else { "ADDED" }, "object": object});
-        tell(&mut state, resource, &event);
+        tell(&mut state, revision, resource, &event);
     }
 
     pub fn delete(&self, resource: &str, namespace: &str, name: &str) {
-        let revision = self.revision.fetch_add(1, Ordering::Relaxed) + 1;
         let mut state = self.state.lock().expect("the state");
+        let revision = self.revision.fetch_add(1, Ordering::Relaxed) + 1;
         let key = format!("{namespace}/{name}");
         let mut object = state
             .objects
@@ -398,6 +411,7 @@ impl FakeApi {
         object["metadata"]["resourceVersion"] = json!(revision.to_string());
         tell(
             &mut state,
+            revision,
             resource,
             &json!({"type": "DELETED", "object": object}),
         );
@@ -454,7 +468,10 @@ fn key_of(object: &Value) -> String {
     format!("{}/{}", text("namespace"), text("name"))
 }
 
-fn tell(state: &mut State, resource: &str, event: &Value) {
+fn tell(state: &mut State, revision: u64, resource: &str, event: &Value) {
+    state
+        .events
+        .push((revision, resource.into(), event.clone()));
     state
         .watchers
         .retain(|(watched, send)| watched != resource || send.send(event.clone()).is_ok());
