@@ -125,8 +125,7 @@ pub fn delete(global: &Global, id: &ContainerId, force: bool) -> Result<()> {
     let saved = match folder.load() {
         Ok(saved) => saved,
         Err(_) if force && !folder.path.exists() => return Ok(()),
-        // A creation that was killed half-way has left no more than its folder.
-        Err(_) if force => return folder.remove(),
+        Err(_) if force => return remove_half(&folder),
         Err(e) => return Err(e),
     };
     let layout = Layout::detect()?;
@@ -139,6 +138,18 @@ pub fn delete(global: &Global, id: &ContainerId, force: bool) -> Result<()> {
     // The bundle may be gone by now; then so are its hooks.
     let spec = create::load_spec(&saved.bundle).unwrap_or_default();
     remove_all(&folder, &saved, &layout, &spec)
+}
+
+/// What a creation that was killed half-way has left. Without a plan it had made nothing yet.
+fn remove_half(folder: &Folder) -> Result<()> {
+    if let Ok(plan) = folder.load_plan() {
+        let layout = Layout::detect()?;
+        let group = layout.group(&plan.cgroup);
+        group.kill()?;
+        group.wait_empty(Duration::from_secs(10))?;
+        group.remove(Duration::from_secs(5))?;
+    }
+    folder.remove()
 }
 
 /// Ends and removes everything, continuing past errors.

@@ -182,7 +182,9 @@ fn make(global: &Global, args: &Common, wait: Wait) -> Result<Made> {
     }
     let layout = Layout::detect()?;
     let folder = Folder::create(global, &id)?;
-    let result = make_in(&folder, args, wait, &plan, spec, &layout, bundle);
+    let result = folder
+        .save_plan(&plan)
+        .and_then(|()| make_in(&folder, args, wait, &plan, spec, &layout, bundle));
     if result.is_err() {
         // Best effort: the error that matters is the first.
         let group = layout.group(&plan.cgroup);
@@ -222,7 +224,7 @@ fn make_in(
         annotations: plan.annotations.clone(),
         oci_version: spec.version().clone(),
     };
-    folder.save(&saved, plan)?;
+    folder.save(&saved)?;
     let state = container::state_json(folder, &saved, layout);
     let of = spec.hooks().as_ref();
     let ran = hooks::run("prestart", of.and_then(|h| h.prestart().as_ref()), &state)

@@ -78,8 +78,13 @@ impl Folder {
         self.path.join("exec.fifo")
     }
 
-    pub fn save(&self, saved: &Saved, plan: &ContainerPlan) -> Result<()> {
-        write_whole(&self.path.join("plan.json"), &serde_json::to_vec(plan)?)?;
+    /// Before anything is made, so that a creation that is killed half-way can be undone.
+    pub fn save_plan(&self, plan: &ContainerPlan) -> Result<()> {
+        write_whole(&self.path.join("plan.json"), &serde_json::to_vec(plan)?)
+    }
+
+    /// From here on the container exists.
+    pub fn save(&self, saved: &Saved) -> Result<()> {
         write_whole(&self.path.join("state.json"), &serde_json::to_vec(saved)?)
     }
 

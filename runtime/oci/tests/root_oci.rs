@@ -1,5 +1,8 @@
 //! The program itself, as podman and containerd would call it, on a bundle made of busybox.
 
+#[path = "../../shim-client/tests/common/killer.rs"]
+mod killer;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -424,4 +427,39 @@ fn features_and_errors_are_json_where_asked() {
         b.fails(&["--systemd-cgroup", "list"])
             .contains("not supported")
     );
+}
+
+#[test]
+fn a_creation_that_is_killed_at_any_call_can_be_deleted() {
+    let Some(b) = bundle("killed creation", "sleep 1000") else {
+        return;
+    };
+    let stride = std::env::var("KERNELET_KILL_STRIDE")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(23_u32);
+    let (mut at, mut kills) = (1, 0);
+    loop {
+        let mut child = b
+            .command(&["create", &b.id])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let outcome = killer::kill_at_call(child.id() as i32, at, || false);
+        let _ = child.wait();
+        b.ok(&["delete", "--force", &b.id]);
+        b.assert_nothing_left();
+        match outcome {
+            Some(killer::Outcome::Killed) => kills += 1,
+            // The tracer came too late for a process this quick, or it has been through all of it.
+            _ if kills > 0 => break,
+            _ => {}
+        }
+        at += stride;
+        assert!(at < 100_000, "the tracer never came in time");
+    }
+    println!("killed at {kills} moments of {at} system call stops");
+    assert!(kills > 10, "only {kills} moments: is the tracer working?");
 }

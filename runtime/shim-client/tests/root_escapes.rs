@@ -55,7 +55,10 @@ async fn the_runtimes_program_cannot_be_overwritten_from_inside() {
     shim.kill(&plan.id).await.unwrap();
     common::exit_of(&shim, &plan.id).await;
     let log = pod.log("one");
-    println!("the attacker saw the runtime's program {} times", log.lines().filter(|l| l.starts_with("seen")).count());
+    println!(
+        "the attacker saw the runtime's program {} times",
+        log.lines().filter(|l| l.starts_with("seen")).count()
+    );
     assert!(!log.contains("WROTE"), "{log}");
     // And the program still works.
     assert_eq!(
