@@ -322,6 +322,12 @@ pub const TABLE: &[Row] = &[
         "spec.trafficDistribution",
         "topology-aware routing is not implemented",
     ),
+    value(
+        "Service",
+        "spec.ports[].protocol",
+        "SCTP",
+        "SCTP is not routed",
+    ),
     row(
         "Node",
         "spec.configSource",

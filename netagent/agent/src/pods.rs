@@ -86,10 +86,12 @@ pub fn attach(
         node_addresses: vec![defaults.node_ip],
         mtu: defaults.mtu,
     };
+    let host_ports =
+        host_ports(&request, &addresses).map_err(step("open the host ports", &request.pod))?;
     let connected = wire(kernel, &link, &request.netns)
         .map_err(step("connect the pod's network namespace", &request.pod))?;
     kernel
-        .set_services(&service_owner(&uid), &host_ports(&request, &addresses))
+        .set_services(&service_owner(&uid), &host_ports)
         .map_err(step("open the host ports", &request.pod))?;
     let attached = Attached {
         ips: addresses,
@@ -172,13 +174,16 @@ pub fn rewire(kernel: &Kernel, instance_id: &str, uid: &str) -> Result<(), WireE
 }
 
 /// A host port is a virtual address of its own: the node's, with one backend.
-fn host_ports(request: &AttachRequest, addresses: &[IpAddr]) -> Vec<ServiceSpec> {
+fn host_ports(
+    request: &AttachRequest,
+    addresses: &[IpAddr],
+) -> Result<Vec<ServiceSpec>, HostPortError> {
     let mut specs = Vec::new();
     for port in &request.host_ports {
         let protocol = match port.protocol {
             Protocol::Tcp => TCP,
             Protocol::Udp => UDP,
-            Protocol::Sctp => continue,
+            Protocol::Sctp => return Err(HostPortError::Sctp(port.host_port)),
         };
         for address in addresses {
             let at = match port.host_ip {
@@ -203,7 +208,13 @@ fn host_ports(request: &AttachRequest, addresses: &[IpAddr]) -> Vec<ServiceSpec>
             });
         }
     }
-    specs
+    Ok(specs)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HostPortError {
+    #[error("host port {0} is for SCTP, which is not routed")]
+    Sctp(u16),
 }
 
 /// Takes the pod out of the data plane; its link is to go next, then `forget` ends it.
