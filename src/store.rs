@@ -25,8 +25,15 @@ pub fn run(global: &Global, command: StoreCommand) -> anyhow::Result<ExitCode> {
             Store::open(Options::new(instance.store_dir())).context("cannot open the store")?;
         let code = match command {
             StoreCommand::Backup { file } => {
-                store.backup(&file).await.context("cannot back the store up")?;
-                println!("revision {} is in {}", store.revision().await?, file.display());
+                store
+                    .backup(&file)
+                    .await
+                    .context("cannot back the store up")?;
+                println!(
+                    "revision {} is in {}",
+                    store.revision().await?,
+                    file.display()
+                );
                 ExitCode::SUCCESS
             }
             StoreCommand::Compact => {

@@ -64,8 +64,7 @@ const BOOKMARKS: Parameter = query(
     "boolean",
     "A watch may send BOOKMARK events with the current resourceVersion.",
 );
-const CONTINUE: Parameter =
-    query("continue", "string", "The token of the previous page.");
+const CONTINUE: Parameter = query("continue", "string", "The token of the previous page.");
 const FIELD_SELECTOR: Parameter = query(
     "fieldSelector",
     "string",
@@ -97,8 +96,7 @@ const TIMEOUT: Parameter = query(
     "integer",
     "Ends the list or watch after this time.",
 );
-const WATCH: Parameter =
-    query("watch", "boolean", "Streams changes instead of listing.");
+const WATCH: Parameter = query("watch", "boolean", "Streams changes instead of listing.");
 
 pub(super) const NAMESPACE: Parameter = Parameter {
     name: "namespace",
