@@ -475,10 +475,15 @@ impl ImageStore {
     /// Gives up whatever `holder` holds.
     pub fn release(&self, holder: &str) -> Result<(), ImageError> {
         let _lock = self.lock("lock")?;
-        for (image, other) in self.holders()? {
-            if other == holder {
-                let path = self.dir.join("holds").join(image.0.hex()).join(holder);
-                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        // One look for each image, not one for each of its holders.
+        let holds = self.dir.join("holds");
+        for image in names(&holds)? {
+            let path = holds.join(image).join(holder);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", &path)(error));
+                }
+                _ => {}
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use kernelet_pod_plan::{FailureReason, StepError};
 use kernelet_shim_client::{Sandbox, Shim};
 use kernelet_spec::{ContainerPlan, ExecPlan};
 use kube::ResourceExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -30,6 +30,7 @@ pub(crate) struct PodHome {
     pub tokens: Tokens,
     /// Ends what was begun for this pod beside its task: the following of objects, probes.
     pub over: CancellationToken,
+    shim: watch::Sender<ShimLevel>,
     news: mpsc::UnboundedSender<Follower>,
     inner: Mutex<Inner>,
 }
@@ -42,9 +43,19 @@ pub(crate) enum Follower {
     Configuration,
 }
 
+/// Whether there is a shim.
+#[derive(Clone, Debug, Default)]
+enum ShimLevel {
+    /// Not yet.
+    #[default]
+    None,
+    Lives(Shim),
+    /// It ended, or couldn't be made.
+    Gone,
+}
+
 #[derive(Default)]
 struct Inner {
-    shim: Option<Shim>,
     sandbox: Option<Sandbox>,
     volumes: HashMap<String, Mounted>,
     images: HashMap<String, LocalImage>,
@@ -69,6 +80,7 @@ impl PodHome {
             id,
             tokens: Tokens::default(),
             over,
+            shim: watch::Sender::default(),
             news,
             inner: Mutex::default(),
         }
@@ -144,7 +156,29 @@ impl PodHome {
     }
 
     pub fn shim(&self) -> Option<Shim> {
-        self.inner().shim.clone()
+        match &*self.shim.borrow() {
+            ShimLevel::Lives(shim) => Some(shim.clone()),
+            ShimLevel::None | ShimLevel::Gone => None,
+        }
+    }
+
+    /// The shim as soon as it is there; `None` if it can't be made. Only for steps that the plan lets run beside the
+    /// making of the shim: nobody else would end this wait.
+    pub async fn await_shim(&self) -> Option<Shim> {
+        let mut level = self.shim.subscribe();
+        let level = level
+            .wait_for(|level| !matches!(level, ShimLevel::None))
+            .await
+            .ok()?;
+        match &*level {
+            ShimLevel::Lives(shim) => Some(shim.clone()),
+            ShimLevel::None | ShimLevel::Gone => None,
+        }
+    }
+
+    /// A shim is about to be made: whoever needs one waits for it.
+    pub fn shim_comes(&self) {
+        self.shim.send_replace(ShimLevel::None);
     }
 
     /// The shim, for a step that can't be without it.
@@ -162,7 +196,9 @@ impl PodHome {
             inner.volumes.clear();
             inner.files_ready = false;
         }
-        inner.shim = shim;
+        drop(inner);
+        self.shim
+            .send_replace(shim.map_or(ShimLevel::None, ShimLevel::Lives));
     }
 
     pub fn sandbox(&self) -> Option<Sandbox> {

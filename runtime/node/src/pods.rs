@@ -237,6 +237,7 @@ impl Pods {
                 tracing::warn!(pod = %pod.name, error = %chain(&error), "take down the network of a pod that is gone");
             }
         }
+        self.forgotten_holds().await;
         let root = ctx.config.cgroup_root.clone();
         let (layout, known) = (ctx.layout.clone(), known.clone());
         let swept = tokio::task::spawn_blocking(move || {
@@ -263,6 +264,38 @@ impl Pods {
         });
         for problem in swept.await.unwrap_or_default() {
             tracing::warn!(problem, "remove the cgroup of a pod that is gone");
+        }
+    }
+}
+
+impl Pods {
+    /// Images held for containers that are gone: a crash may come between the two.
+    async fn forgotten_holds(&self) {
+        let (images, pods) = (
+            self.ctx.images.clone(),
+            self.ctx.config.data_dir.join("pods"),
+        );
+        let work = tokio::task::spawn_blocking(move || {
+            // The holders first: a container's folder is made before its image is held.
+            let holders = images.store().holders()?;
+            let containers: BTreeSet<String> = names(&pods)
+                .iter()
+                .flat_map(|uid| names(&pods.join(uid).join("containers")))
+                .collect();
+            for (_, holder) in holders
+                .iter()
+                .filter(|(_, holder)| !containers.contains(holder))
+            {
+                images.release(holder)?;
+            }
+            Ok::<_, kernelet_image::ImageError>(())
+        });
+        match work.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = %chain(&error), "release images of containers that are gone")
+            }
+            Err(error) => tracing::warn!(%error, "release images of containers that are gone"),
         }
     }
 }

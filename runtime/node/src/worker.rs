@@ -8,7 +8,11 @@
 //! ```
 //! Cancelling it (the node stops) leaves the pod running: everything it knew is in the shim and the API.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -135,9 +139,11 @@ impl Worker {
     }
 
     fn begin(&mut self, step: Step, now: Timestamp) {
-        tracing::debug!(pod = %self.home.id.name, step = step.kind().name(), "step");
         self.told.begins(&self.home, &self.wanted, &step);
         self.seen.begin(&step, now);
+        if matches!(step, Step::SpawnShim) {
+            self.home.shim_comes();
+        }
         let scene = Scene {
             wanted: self.wanted.clone(),
             ips: self.seen.ips.clone(),
@@ -148,6 +154,7 @@ impl Worker {
         };
         let home = self.home.clone();
         self.steps.spawn(async move {
+            let (name, began) = (home.id.name.clone(), Instant::now());
             let run = {
                 let (home, scene, step) = (home, scene, step.clone());
                 async move { steps::execute(&home, &scene, &step).await }
@@ -164,6 +171,7 @@ impl Worker {
                     message,
                 })
             });
+            tracing::debug!(pod = %name, step = step.kind().name(), took = ?began.elapsed(), ok = outcome.is_ok(), "step");
             (step, outcome)
         });
     }

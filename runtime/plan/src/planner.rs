@@ -172,7 +172,9 @@ impl Planner<'_> {
         let sandbox = self.ground(&o.sandbox, shim, Step::CreateSandbox);
         let network =
             self.wanted.host_network() || self.ground(&o.network, sandbox, Step::AttachNetwork);
-        let volumes = self.volumes(folders && shim);
+        // A volume's content is collected while the shim that will hold it starts.
+        let shim_comes = shim || o.shim.is_busy() || self.plan.steps.contains(&Step::SpawnShim);
+        let volumes = self.volumes(folders && shim_comes);
         let ready = cgroup && sandbox && network && volumes;
         self.containers(ready);
         if in_sync {

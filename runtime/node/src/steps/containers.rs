@@ -74,11 +74,26 @@ pub(super) async fn create(
     };
     let shim = home.need_shim(FailureReason::CreateContainerError)?;
     let id = new_id();
-    let env = environment(home, scene, container).await?;
     let hostname = network_files::hostname(wanted, &home.ctx.config.node_name);
-    write_own_files(home, scene, &hostname, &id).await?;
-    let mounts = mounts(home, wanted, container, &id, &env).await?;
-    let rootfs = make_root(home, &id, &local).await?;
+    let (env, files, rootfs) = tokio::join!(
+        environment(home, scene, container),
+        write_own_files(home, scene, &hostname, &id),
+        make_root(home, &id, &local),
+    );
+    let made = match (env, files, rootfs) {
+        (Ok(env), Ok(()), Ok(rootfs)) => match mounts(home, wanted, container, &id, &env).await {
+            Ok(mounts) => Ok((env, rootfs, mounts)),
+            Err(error) => Err(error),
+        },
+        (Err(error), ..) | (_, Err(error), _) | (_, _, Err(error)) => Err(error),
+    };
+    let (env, rootfs, mounts) = match made {
+        Ok(made) => made,
+        Err(error) => {
+            discard_root(home, &id).await;
+            return Err(error);
+        }
+    };
     let cgroup = PodCgroup::of(&home.ctx.config.cgroup_root, wanted);
     let seccomp_dir = home.ctx.config.data_dir.join("seccomp");
     let plan = container_plan(Inputs {

@@ -77,10 +77,20 @@ pub(crate) fn spawn_options(home: &PodHome) -> Result<SpawnOptions, StepError> {
 }
 
 pub(super) async fn spawn_shim(home: &PodHome) -> Outcome {
-    let shim = Shim::spawn(spawn_options(home)?).await;
-    let shim = shim.map_err(|e| sandbox_error(format!("start the pod's shim: {}", chain(&e))))?;
-    home.set_shim(Some(shim));
-    Ok(Done::Nothing)
+    let options = spawn_options(home)?;
+    match Shim::spawn(options).await {
+        Ok(shim) => {
+            home.set_shim(Some(shim));
+            Ok(Done::Nothing)
+        }
+        Err(error) => {
+            home.set_shim(None);
+            Err(sandbox_error(format!(
+                "start the pod's shim: {}",
+                chain(&error)
+            )))
+        }
+    }
 }
 
 pub(super) async fn create_sandbox(home: &PodHome, scene: &Scene) -> Outcome {

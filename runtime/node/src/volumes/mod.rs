@@ -126,8 +126,12 @@ async fn empty_dir(
     Ok(Done::Mounted { refresh_at: None })
 }
 
-/// Everybody may write, as upstream has it; with fsGroup new files belong to the group.
+/// Everybody may write, as upstream has it; with fsGroup new files belong to the group. A folder that is there is left
+/// as the pod has made it.
 fn open_dir(path: &Path, gid: Option<u32>) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
     fs::create_dir_all(path)?;
     if gid.is_some() {
         chown(path, None, gid)?;
@@ -137,7 +141,10 @@ fn open_dir(path: &Path, gid: Option<u32>) -> std::io::Result<()> {
 }
 
 async fn make_tmpfs(home: &PodHome, plan: &VolumePlan) -> Result<OwnedFd, StepError> {
-    let shim = home.need_shim(FailureReason::FailedMount)?;
+    let shim = home
+        .await_shim()
+        .await
+        .ok_or_else(|| failed(&plan.name, "the pod's shim is not there"))?;
     shim.create_volume(plan)
         .await
         .map_err(|e| failed(&plan.name, chain(&e)))
@@ -204,7 +211,11 @@ pub(crate) async fn own_files(
         mode: 0o755,
         gid: 0,
     };
-    let root = make_tmpfs(home, &plan).await?;
+    let shim = home.need_shim(FailureReason::CreateContainerError)?;
+    let root = shim
+        .create_volume(&plan)
+        .await
+        .map_err(|e| failed(&plan.name, chain(&e)))?;
     let dir = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
     let written = files.iter().try_for_each(|(name, text)| {
         let path = dir.join(name);
@@ -233,7 +244,7 @@ pub(crate) async fn read_own_file(home: &PodHome, name: &str, limit: u64) -> Opt
         mode: 0o755,
         gid: 0,
     };
-    let root = make_tmpfs(home, &plan).await.ok()?;
+    let root = home.shim()?.create_volume(&plan).await.ok()?;
     let file = fs::File::open(format!("/proc/self/fd/{}/{name}", root.as_raw_fd())).ok()?;
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes).ok()?;
