@@ -407,3 +407,89 @@ async fn shutdown_ends_watches_and_finishes_requests() {
     let _ = idle.read_to_end(&mut rest).await;
     assert!(rest.ends_with(b"0\r\n\r\n"), "the stream's end is told");
 }
+
+/// Frames of a debug build are several times as large as a release's: the deepest nesting that the parsers allow (64
+/// levels of YAML, 128 of JSON) needs more than a test thread's 2 MiB there.
+#[test]
+fn nesting_however_deep_crashes_nothing() {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(nest_deeply());
+    };
+    std::thread::Builder::new()
+        .stack_size(16 << 20)
+        .spawn(run)
+        .unwrap()
+        .join()
+        .unwrap();
+}
+
+async fn nest_deeply() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let path = "/api/v1/namespaces/default/configmaps";
+    let cm = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    admin.post(path, &cm).await.ok();
+    let lists = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
+    let objects = format!("{}1{}", "{\"a\":".repeat(200_000), "}".repeat(200_000));
+    for deep in [lists, objects] {
+        for (method, path, content_type, body) in [
+            (
+                http::Method::POST,
+                path.to_owned(),
+                "application/json",
+                format!("{{\"metadata\":{{\"name\":\"b\"}},\"deep\":{deep}}}"),
+            ),
+            (
+                http::Method::POST,
+                path.to_owned(),
+                "application/yaml",
+                format!("metadata: {{name: c}}\ndeep: {deep}\n"),
+            ),
+            (
+                http::Method::PATCH,
+                format!("{path}/a"),
+                "application/merge-patch+json",
+                format!("{{\"deep\":{deep}}}"),
+            ),
+            (
+                http::Method::PATCH,
+                format!("{path}/a"),
+                "application/strategic-merge-patch+json",
+                format!("{{\"deep\":{deep}}}"),
+            ),
+            (
+                http::Method::PATCH,
+                format!("{path}/a"),
+                "application/json-patch+json",
+                format!("[{{\"op\":\"add\",\"path\":\"/deep\",\"value\":{deep}}}]"),
+            ),
+            (
+                http::Method::PATCH,
+                format!("{path}/a?fieldManager=m"),
+                "application/apply-patch+yaml",
+                format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndeep: {deep}\n"),
+            ),
+            (
+                http::Method::DELETE,
+                format!("{path}/a?dryRun=All"),
+                "application/json",
+                format!("{{\"kind\":\"DeleteOptions\",\"apiVersion\":\"v1\",\"deep\":{deep}}}"),
+            ),
+        ] {
+            let answer = admin
+                .raw(method, &path, &[("content-type", content_type)], body)
+                .await;
+            assert!(
+                answer.status.as_u16() < 500,
+                "{content_type}: {}",
+                answer.status
+            );
+        }
+    }
+    assert_eq!(admin.get("/readyz").await.status, 200);
+    server.stop().await;
+}

@@ -76,7 +76,12 @@ async fn ask(api: &Api, request: &str) -> String {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     let answer = time::timeout(
         Duration::from_secs(5),
-        api.raw(method, path, &headers, body.replace("\\t", "\t")),
+        api.raw(
+            method,
+            path,
+            &headers,
+            body.replace("\\t", "\t").replace("\\n", "\n"),
+        ),
     )
     .await
     .unwrap_or_else(|_| panic!("no answer: {request}"));
