@@ -72,6 +72,12 @@ quick() {
   nextest unit --workspace --locked -E 'not binary(/^root_/)'
 }
 
+# A program of its own that can be told to kill itself, or a shim, at any step of a pod.
+fault_build() {
+  export KERNELET_FAULT_BIN_DIR=$PWD/target/faults/debug
+  CARGO_PROFILE_DEV_DEBUG=0 check fault-build cargo build --locked -p kernelet --features fault-points --target-dir target/faults
+}
+
 release() { check release-build cargo build --release --locked -p kernelet -p kernelet-oci -p kernelet-cni; }
 
 root_tier() {
@@ -111,12 +117,13 @@ fi
 case $what in all | quick) fixtures || note_skip fixtures "golang-k8s-api-dev cannot be fetched" ;; esac
 case $what in
   quick) quick ;;
-  root) release; root_tier "${2:-}" ;;
+  root) release; fault_build; root_tier "${2:-}" ;;
   vm) release; vm_tier ;;
   all)
     before=$(traces)
     quick
     release
+    fault_build
     root_tier ""
     python_tier
     vm_tier

@@ -5,13 +5,14 @@
 //! and the clients run inside the first. So no scenario touches the host's own network. Tests may call `ip`,
 //! `nsenter` and their like; the product may not.
 
+mod holdings;
 mod images;
 mod machine;
 mod traces;
 mod wait;
 
 pub use images::{ImageSpec, busybox_image, glibc_image, image_archive, musl_image};
-pub use machine::{Machine, Output};
+pub use machine::{Machine, Output, binary};
 pub use traces::Traces;
 pub use wait::{eventually, try_eventually};
 

@@ -1,6 +1,7 @@
 //! A machine: two network namespaces, a data folder, and the programs that run inside.
 
 use std::{
+    ffi::OsString,
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -47,6 +49,8 @@ pub struct Machine {
     dir: TempDir,
     children: Vec<Child>,
     node_options: Vec<String>,
+    program: Option<PathBuf>,
+    environment: Vec<(String, OsString)>,
 }
 
 impl Machine {
@@ -68,6 +72,8 @@ impl Machine {
                 "--node-name=node-a".into(),
                 format!("--cgroup-root=/kernelet-{}", std::process::id()),
             ],
+            program: None,
+            environment: Vec::new(),
         };
         let (node, outside) = (machine.node_ns(), machine.outside_ns());
         let script = format!(
@@ -107,6 +113,26 @@ impl Machine {
         self.dir.path().join("data")
     }
 
+    /// Eight hexadecimal digits of the data folder's path, as the program makes them.
+    pub fn instance_id(&self) -> String {
+        let real = std::fs::canonicalize(self.dir.path())
+            .expect("the machine's folder is there")
+            .join("data");
+        let digest = Sha256::digest(real.as_os_str().as_encoded_bytes());
+        digest[..4]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        Path::new("/run/kernelet").join(self.instance_id())
+    }
+
+    pub fn log_dir(&self) -> PathBuf {
+        Path::new("/var/log/kernelet").join(self.instance_id())
+    }
+
     pub fn kubeconfig(&self) -> PathBuf {
         self.data_dir().join("kubeconfig")
     }
@@ -117,13 +143,27 @@ impl Machine {
         self
     }
 
+    /// Another build of `kernelet` than the one under test.
+    pub fn with_program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
+    }
+
+    /// Sets a variable in the environment of every `kernelet`.
+    pub fn with_env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     /// `kernelet <args> --data-dir …` on this machine.
     pub fn kernelet(&self, args: &[&str]) -> Output {
         run(&mut self.kernelet_command(args), None)
     }
 
     pub fn kernelet_command(&self, args: &[&str]) -> Command {
-        let mut command = self.command(&binary("kernelet").to_string_lossy());
+        let program = self.program.clone().unwrap_or_else(|| binary("kernelet"));
+        let mut command = self.command(&program.to_string_lossy());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(args).arg("--data-dir").arg(self.data_dir());
         command.args(["--config", "/dev/null"]);
         command
@@ -158,24 +198,9 @@ impl Machine {
 
     /// The end of the program's log.
     pub fn log(&self) -> String {
-        let mut text = String::new();
-        for entry in std::fs::read_dir("/var/log/kernelet")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let file = entry.path().join("kernelet.log");
-            let Ok(log) = std::fs::read_to_string(&file) else {
-                continue;
-            };
-            let lines: Vec<&str> = log.lines().collect();
-            text += &format!(
-                "--- {}\n{}\n",
-                file.display(),
-                lines[lines.len().saturating_sub(60)..].join("\n")
-            );
-        }
-        text
+        let log = std::fs::read_to_string(self.log_dir().join("kernelet.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
     /// A program in the machine's network.
