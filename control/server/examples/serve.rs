@@ -1,6 +1,6 @@
 //! An API server on its own, in a folder given (or a temporary one), for driving it with kubectl.
 //!
-//! `cargo run -p kernelet-server --example serve -- [port] [folder]` prints the kubeconfig's path.
+//! `cargo run -p kernelet-server --example serve -- [port] [folder] [etcd://host:port]` prints the kubeconfig's path.
 
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
@@ -62,7 +62,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         kubelet_client: Arc::new(client_config(ca.cert_pem(), Some(&kubelet))?),
         cluster_ca_pem: ca.cert_pem().to_owned(),
     };
-    let store = Store::open(Options::new(dir.join("store")))?;
+    let store = match args.next() {
+        Some(url) => Store::connect(&url).await?,
+        None => Store::open(Options::new(dir.join("store")))?,
+    };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let server = Server::start(config, store.clone()).await?;
     println!("{}", kubeconfig.display());

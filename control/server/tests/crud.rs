@@ -785,6 +785,25 @@ async fn everything_is_there_after_a_restart() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_store_that_others_write_to_is_read_all_the_same() {
+    let server = TestServer::start().await;
+    let api = server.admin();
+    for n in 0..3 {
+        let put = kernelet_store::Put::new("/foreign", n.to_string());
+        let foreign = kernelet_store::Txn::of([kernelet_store::Op::Put(put)]);
+        server.store.txn(foreign).await.unwrap();
+        let list = api.get(CMS).await.ok();
+        assert!(version(&list) >= 1);
+        api.post(CMS, &cm(&format!("c{n}"))).await.ok();
+        assert_eq!(
+            api.get(CMS).await.ok()["items"].as_array().unwrap().len(),
+            n + 1
+        );
+    }
+    server.stop().await;
+}
+
 /// The configuration of a second server in front of the same store.
 fn config(server: &TestServer) -> kernelet_server::ServerConfig {
     let serving = common::identity(&server.ca, "kube-apiserver", None);

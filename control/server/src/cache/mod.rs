@@ -24,11 +24,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use kernelet_api::Value;
 use kernelet_store::{
-    EventKind, KeyValue, Range, Revision, Store, StoreError, Watch, WatchError, Watcher,
+    EventKind, KeyValue, Op, Put, Range, Revision, Store, StoreError, Txn, Watch, WatchError,
+    Watcher,
 };
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{Mutex, watch},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
 use resource::Change;
@@ -38,6 +43,12 @@ pub const ROOT: &str = "/registry/";
 
 /// How long a read waits for the feed before it says so.
 pub const FRESHNESS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the feed may take over what was just written before it is asked for a sign of life.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What is written for that sign.
+const BARRIER: &str = "/registry/kernelet/barrier";
 
 const LOAD_PAGE: usize = 1000;
 
@@ -56,6 +67,7 @@ pub struct WatchCache {
     /// By what stands between [`ROOT`] and the object's key: `pods` or `apps/deployments`.
     slots: RwLock<HashMap<String, Arc<Slot>>>,
     applied: watch::Sender<i64>,
+    barrier: Mutex<()>,
     healthy: watch::Sender<Result<(), String>>,
 }
 
@@ -82,6 +94,7 @@ impl WatchCache {
             store,
             slots: RwLock::new(slots),
             applied: watch::Sender::new(0),
+            barrier: Mutex::default(),
             healthy: watch::Sender::new(Ok(())),
         });
         let watcher = cache.read_all().await?;
@@ -132,8 +145,21 @@ impl WatchCache {
     }
 
     /// Waits until the cache has everything that the store has acknowledged by now; answers what it has seen.
+    ///
+    /// In a store that others use too, the newest revision may be theirs, and no event of it will ever come: then a
+    /// write of our own is what the feed is sure to see.
     pub async fn fresh(&self) -> Result<i64, StoreError> {
         let newest = self.store.revision().await?.0;
+        if let Ok(applied) = self.wait(newest, PATIENCE).await {
+            return Ok(applied);
+        }
+        let _one_at_a_time = self.barrier.lock().await;
+        let newest = if self.applied() >= newest {
+            newest
+        } else {
+            let put = Put::new(BARRIER, Bytes::new());
+            self.store.txn(Txn::of([Op::Put(put)])).await?.revision.0
+        };
         match self.wait(newest, FRESHNESS_TIMEOUT).await {
             Ok(applied) => Ok(applied),
             Err(NotFresh { current }) => Err(StoreError::Read(
