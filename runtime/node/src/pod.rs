@@ -198,7 +198,7 @@ impl PodHome {
         }
         drop(inner);
         self.shim
-            .send_replace(shim.map_or(ShimLevel::None, ShimLevel::Lives));
+            .send_replace(shim.map_or(ShimLevel::Gone, ShimLevel::Lives));
     }
 
     pub fn sandbox(&self) -> Option<Sandbox> {

@@ -27,7 +27,7 @@ pub fn serve(args: &[String]) -> ExitCode {
         runtime.block_on(async {
             let store = kernelet_store::Store::open(kernelet_store::Options::new(dir))?;
             let listener = tokio::net::TcpListener::bind(address).await?;
-            kernelet_store::etcd_api::serve(store, listener, std::future::pending()).await?;
+            kernelet_store::v3::serve(store, listener).await?;
             Ok(())
         })
     };
@@ -110,11 +110,13 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
 async fn puts(address: &str, clients: usize) -> anyhow::Result<(f64, usize)> {
     let until = Instant::now() + Duration::from_secs(10);
     let client = loop {
-        match Client::connect([address], None).await {
-            Ok(mut client) if client.get("x", None).await.is_ok() => break client,
-            _ if Instant::now() > until => anyhow::bail!("{address} does not answer"),
-            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        if let Ok(mut client) = Client::connect([address], None).await
+            && client.get("x", None).await.is_ok()
+        {
+            break client;
         }
+        anyhow::ensure!(Instant::now() < until, "{address} does not answer");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let value = vec![b'v'; 1024];
     let began = Instant::now();

@@ -8,8 +8,11 @@ fn edges() -> Edges {
     toml::from_str(include_str!("../edges.toml")).expect("edges.toml parses")
 }
 
+/// A crate's name and its dependencies, each with its kind.
+type Crate<'a> = (&'a str, &'a [(&'a str, Option<&'a str>)]);
+
 /// A workspace of the given `(crate, [(dependency, kind)])`, as `cargo metadata` would print it.
-fn workspace(crates: &[(&str, &[(&str, Option<&str>)])]) -> String {
+fn workspace(crates: &[Crate<'_>]) -> String {
     let packages: Vec<_> = crates
         .iter()
         .map(|(name, dependencies)| {
@@ -24,7 +27,7 @@ fn workspace(crates: &[(&str, &[(&str, Option<&str>)])]) -> String {
     serde_json::json!({ "packages": packages, "workspace_members": members }).to_string()
 }
 
-fn check(crates: &[(&str, &[(&str, Option<&str>)])], expect: &[&str]) {
+fn check(crates: &[Crate<'_>], expect: &[&str]) {
     let mut edges = edges();
     let named: Vec<&str> = crates.iter().map(|(name, _)| *name).collect();
     edges.edges.retain(|name, _| named.contains(&name.as_str()));
