@@ -24,6 +24,10 @@ const REJECT: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 const IPPROTO_MPTCP: u32 = 262;
 
+/// Whether the kernel has `bpf_set_retval`.
+#[unsafe(no_mangle)]
+static SET_RETVAL: u32 = 1;
+
 /// Which fields of the context hold the address. A constant in every caller, and everything here is
 /// inlined: the verifier takes no offset into the context that isn't one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -357,9 +361,13 @@ fn refuse(
         let none = Name { address: Address::UNSPECIFIED, port: 0 };
         flow(ctx, netns, protocol, asked, none, service, hook, Reason::NoBackend);
     }
-    // Without a value the caller would see EPERM.
-    // SAFETY: no memory.
-    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    // Without a value the caller sees EPERM. Before Linux 5.18 there is no such helper: the loader says
+    // so in this constant, and the verifier leaves out what is never reached.
+    // SAFETY: a plain word; volatile, because the loader changes it behind the compiler's back.
+    if unsafe { (&raw const SET_RETVAL).read_volatile() } != 0 {
+        // SAFETY: no memory.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
     REJECT
 }
 

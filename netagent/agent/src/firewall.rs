@@ -64,10 +64,14 @@ pub fn judge(
     } else {
         no_masquerade.map(|why| format!("pods can't reach the outside: {why}"))
     };
+    // What can't be read may drop anything; passing it by harms nobody.
+    let unreadable = found.legacy_filter;
     Judgement {
-        host_by_loopback: found.drops(Hook::Input).next().is_some() || found.firewalld,
+        host_by_loopback: found.drops(Hook::Input).next().is_some()
+            || found.firewalld
+            || unreadable,
         docker_entry,
-        egress: blocked.is_some() && can_bypass,
+        egress: (blocked.is_some() || unreadable) && can_bypass,
         blocked: blocked.filter(|_| !can_bypass),
     }
 }
@@ -178,6 +182,18 @@ mod tests {
         let judgement = judge(&found, &pods(), false, None);
         assert!(judgement.docker_entry);
         assert!(judgement.blocked.expect("blocked").contains("mine"));
+    }
+
+    #[test]
+    fn what_iptables_legacy_has_cannot_be_read_and_is_passed_by() {
+        let found = Firewall {
+            legacy_filter: true,
+            ..Firewall::default()
+        };
+        let judgement = judge(&found, &pods(), true, None);
+        assert!(judgement.egress && judgement.host_by_loopback && judgement.blocked.is_none());
+        let judgement = judge(&found, &pods(), false, None);
+        assert!(!judgement.egress && judgement.blocked.is_none());
     }
 
     #[test]

@@ -269,6 +269,8 @@ pub struct Firewall {
     pub docker_user: bool,
     /// firewalld's table is there: its zones decide, not a policy.
     pub firewalld: bool,
+    /// The filter table of iptables-legacy is in use: what is in it can't be read here.
+    pub legacy_filter: bool,
     /// Our own table is there.
     pub own_table: bool,
 }
@@ -289,7 +291,10 @@ pub fn firewall(instance_id: &str) -> Result<Firewall, LinkError> {
         body(0, 0, Attributes::default()),
         "list the nftables chains",
     );
-    let mut found = Firewall::default();
+    let mut found = Firewall {
+        legacy_filter: has_legacy_filter(),
+        ..Firewall::default()
+    };
     for reply in netlink.dump(message)? {
         let Some((family, rest)) = reply.body.split_first() else {
             continue;
@@ -303,6 +308,12 @@ pub fn firewall(instance_id: &str) -> Result<Firewall, LinkError> {
         read_chain(family, &own, rest.get(3..).unwrap_or_default(), &mut found);
     }
     Ok(found)
+}
+
+/// The tables that iptables-legacy has loaded in the calling thread's namespace.
+fn has_legacy_filter() -> bool {
+    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names")
+        .is_ok_and(|names| names.lines().any(|name| name == "filter"))
 }
 
 fn read_chain(family: &'static str, own: &str, bytes: &[u8], found: &mut Firewall) {

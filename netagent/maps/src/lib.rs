@@ -13,5 +13,7 @@ pub mod view;
 
 pub use error::LoadError;
 pub use paths::{purge, uplinks};
-pub use plane::{DataPlane, EntryError, ObservedServices, PacketProgram, detach_tcx, has_tcx};
+pub use plane::{
+    DataPlane, EntryError, Features, ObservedServices, PacketProgram, detach_tcx, has_tcx,
+};
 pub use sys::netns_cookie;

@@ -65,6 +65,33 @@ fn entry<T>(what: impl FnOnce() -> String, result: Result<T, MapError>) -> Resul
     })
 }
 
+/// What kernels above the floor have or lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// `bpf_set_retval` (Linux 5.18). Without it, a Service without endpoints answers EPERM instead of
+    /// ECONNREFUSED.
+    pub set_retval: bool,
+}
+
+impl Features {
+    pub fn of_this_kernel() -> Self {
+        let release = nix::sys::utsname::uname()
+            .map(|name| name.release().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        Self {
+            set_retval: is_at_least(&release, (5, 18)),
+        }
+    }
+}
+
+/// Compares `6.1.0-32-cloud-amd64` with a version.
+fn is_at_least(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= version
+}
+
 /// What the kernel holds of services, for the caller's first comparison.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedServices {
@@ -94,6 +121,11 @@ pub struct DataPlane {
 impl DataPlane {
     /// Loads the programs and attaches them, or takes over what an earlier agent left.
     pub fn open(instance_id: &str) -> Result<Self, LoadError> {
+        Self::open_on(instance_id, Features::of_this_kernel())
+    }
+
+    /// The same for a kernel with just these features.
+    pub fn open_on(instance_id: &str, features: Features) -> Result<Self, LoadError> {
         let cgroup = paths::cgroup2_root()?;
         let pins = paths::pins(instance_id);
         let links = pins.join("links");
@@ -107,6 +139,8 @@ impl DataPlane {
         for (name, path) in &map_paths {
             loader.map_pin_path(name, path.as_path());
         }
+        let set_retval = u32::from(features.set_retval);
+        loader.override_global("SET_RETVAL", &set_retval, true);
         let mut object = loader
             .load(OBJECT)
             .map_err(|source| LoadError::step("load the eBPF object", source))?;
@@ -489,4 +523,21 @@ fn program_name(program: BorrowedFd<'_>) -> Option<String> {
         .flatten()
         .find(|info| info.id() == id)
         .and_then(|info| info.name_as_str().map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_are_compared_by_number() {
+        let check = |release: &str, expect: bool| {
+            assert_eq!(is_at_least(release, (5, 18)), expect, "{release}");
+        };
+        check("5.18.0", true);
+        check("5.15.0-113-generic", false);
+        check("6.1.0-32-cloud-amd64", true);
+        check("5.9", false);
+        check("", false);
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use kernelet_ebpf_abi::{Backend, NetnsKind, Service, ServiceKey, TCP, UDP, service_flags};
-use kernelet_maps::{DataPlane, flows::FlowReader, netns_cookie, purge, view};
+use kernelet_maps::{DataPlane, Features, flows::FlowReader, netns_cookie, purge, view};
 use nix::sched::{CloneFlags, unshare};
 
 fn skip(test: &str) -> bool {
@@ -240,6 +240,25 @@ fn a_service_without_backends_refuses_tcp_and_udp_at_once() {
             .map(|row| row.count),
         Some(3)
     );
+}
+
+#[test]
+fn a_kernel_without_set_retval_refuses_with_a_permission_error() {
+    if skip("a_kernel_without_set_retval_refuses_with_a_permission_error") {
+        return;
+    }
+    let cookie = own_namespace();
+    let id = format!("test-old-{}", std::process::id());
+    let features = Features { set_retval: false };
+    let plane = DataPlane::open_on(&id, features).unwrap_or_else(|error| panic!("{error:?}"));
+    let mut plane = Plane { id, plane };
+    plane
+        .plane
+        .put_netns(cookie, NetnsKind::Pod)
+        .expect("netns");
+    plane.service(14, ("10.96.0.14", 80), TCP, 0, &[]);
+    let error = TcpStream::connect("10.96.0.14:80").expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
 }
 
 #[test]
