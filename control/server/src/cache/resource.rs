@@ -17,7 +17,7 @@ use super::object::CachedObject;
 const RING_EVENTS: usize = 4096;
 /// … and forgets the oldest when it weighs more than this; but never below `RING_MINIMUM` events.
 const RING_WEIGHT: usize = 4 << 20;
-const RING_MINIMUM: usize = 128;
+const RING_MINIMUM: usize = 16;
 
 /// The events that a watcher asks for are no longer (or, after a restart, not yet again) in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
