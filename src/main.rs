@@ -42,8 +42,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
     match cli.command {
         Command::Up(options) if options.detach => detach::run(&global, &options),
-        Command::Up(options) => up::run(&global, options),
-        Command::Server(options) => up::run_server(&global, options),
+        Command::Up(options) => up::run(&global, &options),
+        Command::Server(options) => up::run_server(&global, &options),
         Command::Scheduler(options) => up::run_scheduler(&global, &options),
         Command::Controllers(options) => up::run_controllers(&global, &options),
         Command::Down(options) => down::run(&global, &options),

@@ -31,7 +31,7 @@ use crate::{
 /// How long the node may take to become Ready before `up` gives up saying that it will.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-pub fn run(global: &Global, options: Box<UpOptions>) -> anyhow::Result<ExitCode> {
+pub fn run(global: &Global, options: &UpOptions) -> anyhow::Result<ExitCode> {
     let mut report = Report::open()?;
     let outcome = (|| {
         preflight::node()?;
@@ -41,7 +41,7 @@ pub fn run(global: &Global, options: Box<UpOptions>) -> anyhow::Result<ExitCode>
         instance.remember(&options.node.cgroup_root)?;
         // Every path is absolute from here on, and no mount is kept busy by where this was started.
         std::env::set_current_dir("/").context("cannot change to /")?;
-        runtime()?.block_on(up(&instance, &options, &mut report))
+        runtime()?.block_on(up(&instance, options, &mut report))
     })();
     if let Err(error) = &outcome {
         report.failed(error);
@@ -143,7 +143,7 @@ async fn node_ready(nodes: Api<Node>, name: &str) -> anyhow::Result<()> {
     }
 }
 
-pub fn run_server(global: &Global, options: Box<ServerOptions>) -> anyhow::Result<ExitCode> {
+pub fn run_server(global: &Global, options: &ServerOptions) -> anyhow::Result<ExitCode> {
     log(global)?;
     let instance = Instance::create(&global.data_dir)?;
     let _lock = instance.lock()?;

@@ -14,12 +14,15 @@ use std::process::ExitCode;
 
 use report::Report;
 
+/// Measures and reports.
+type Part = fn(&mut Report) -> anyhow::Result<()>;
+
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.first().is_some_and(|first| first == "store-server") {
         return store::serve(&wanted[1..]);
     }
-    let all: [(&str, fn(&mut Report) -> anyhow::Result<()>); 6] = [
+    let all: [(&str, Part); 6] = [
         ("start", start::run),
         ("pods", pods::run),
         ("idle", idle::run),
