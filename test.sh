@@ -68,21 +68,21 @@ traces() {
 
 quick() {
   check format cargo fmt --all --check
-  check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
-  nextest unit --workspace --locked -E 'not binary(/^root_/)'
+  check clippy cargo clippy --workspace --all-targets -- -D warnings
+  nextest unit --workspace -E 'not binary(/^root_/)'
 }
 
 # A program of its own that can be told to kill itself, or a shim, at any step of a pod.
 fault_build() {
   export KERNELET_FAULT_BIN_DIR=$PWD/target/faults/debug
-  CARGO_PROFILE_DEV_DEBUG=0 check fault-build cargo build --locked -p kernelet --features fault-points --target-dir target/faults
+  CARGO_PROFILE_DEV_DEBUG=0 check fault-build cargo build -p kernelet --features fault-points --target-dir target/faults
 }
 
-release() { check release-build cargo build --release --locked -p kernelet -p kernelet-oci -p kernelet-cni; }
+release() { check release-build cargo build --release -p kernelet -p kernelet-oci -p kernelet-cni; }
 
 root_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip root-tier "it needs root"; return; fi
-  nextest root --workspace --locked -E "binary(/^root_/)${1:+ and ($1)}"
+  nextest root --workspace -E "binary(/^root_/)${1:+ and ($1)}"
 }
 
 python_tier() {
@@ -95,7 +95,7 @@ vm_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip vm-tier "it needs root to build the guest's root"; return; fi
   local set binaries
   # The runtime's tests travel as the programs that cargo builds of them.
-  mapfile -t binaries < <(cargo test --no-run --locked --message-format=json -p kernelet-sys -p kernelet-shim-client -p kernelet-oci 2>/dev/null \
+  mapfile -t binaries < <(cargo test --no-run --message-format=json -p kernelet-sys -p kernelet-shim-client -p kernelet-oci 2>/dev/null \
     | sed -n 's/.*"executable":"\([^"]*\/root_[^"]*\)".*/\1/p')
   for set in vagrant/sets/*.sh; do
     set=$(basename "$set" .sh)
