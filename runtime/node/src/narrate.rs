@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use kernelet_client::EventType;
 use kernelet_pod_plan::{
-    FailureReason, Observed, Outcome, Role, Run, Step, Wanted, probe::ProbeKind,
+    FailureReason, Observed, Outcome, PullPolicy, Role, Run, Step, Wanted, probe::ProbeKind,
 };
 
 use crate::{pod::PodHome, steps::field_path};
@@ -57,11 +57,21 @@ impl Told {
         match (step, outcome) {
             (
                 Step::ResolveImage {
-                    container, image, ..
+                    container,
+                    image,
+                    policy,
                 },
                 Ok(_),
             ) => {
-                let message = format!("Container image \"{image}\" already present on machine");
+                let message = match policy {
+                    PullPolicy::Always => format!(
+                        "Container image \"{image}\" is used as this machine has it: imagePullPolicy Always would ask its \
+                         registry, which is not implemented yet"
+                    ),
+                    PullPolicy::IfNotPresent | PullPolicy::Never => {
+                        format!("Container image \"{image}\" already present on machine")
+                    }
+                };
                 container_event(
                     home,
                     wanted,

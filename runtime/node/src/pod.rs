@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,7 +14,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Secret};
 use kernelet_attach::PodId;
 use kernelet_client::EventType;
 use kernelet_pod_plan::{FailureReason, StepError};
-use kernelet_shim_client::{Sandbox, Shim};
+use kernelet_shim_client::{Sandbox, Shim, ShimError};
 use kernelet_spec::{ContainerPlan, ExecPlan};
 use kube::ResourceExt;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::Context,
+    errors::chain,
     images::LocalImage,
     objects::{Kept, NoAnswer},
     volumes::{Mounted, Tokens},
@@ -31,6 +35,8 @@ pub(crate) struct PodHome {
     /// Ends what was begun for this pod beside its task: the following of objects, probes.
     pub over: CancellationToken,
     shim: watch::Sender<ShimLevel>,
+    /// The shim has let a call wait too long.
+    silent: AtomicBool,
     news: mpsc::UnboundedSender<Follower>,
     inner: Mutex<Inner>,
 }
@@ -81,6 +87,7 @@ impl PodHome {
             tokens: Tokens::default(),
             over,
             shim: watch::Sender::default(),
+            silent: AtomicBool::new(false),
             news,
             inner: Mutex::default(),
         }
@@ -179,6 +186,19 @@ impl PodHome {
     /// A shim is about to be made: whoever needs one waits for it.
     pub fn shim_comes(&self) {
         self.shim.send_replace(ShimLevel::None);
+    }
+
+    /// A shim's error as text. That it didn't answer at all is remembered.
+    pub fn shim_error(&self, error: &ShimError) -> String {
+        if let ShimError::Silent { .. } = error {
+            self.silent.store(true, Ordering::Relaxed);
+        }
+        chain(error)
+    }
+
+    /// Whether the shim has gone silent since this was asked last.
+    pub fn take_silent(&self) -> bool {
+        self.silent.swap(false, Ordering::Relaxed)
     }
 
     /// The shim, for a step that can't be without it.

@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use crate::{
+    errors::chain,
     narrate::{self, Told},
     pod::{Follower, PodHome},
     probes::{ProbeNews, Probes},
@@ -230,6 +231,7 @@ impl Worker {
             Happening::News(Follower::Configuration) => self.seen.configuration_changed(),
             Happening::Probe(news) => self.take_in_probe(&news, now),
             Happening::Step(step, outcome) => {
+                self.end_silent_shim();
                 self.told
                     .ended(&self.home, &self.wanted, &self.seen, &step, &outcome);
                 self.seen.finish(&step, outcome, now);
@@ -249,6 +251,21 @@ impl Worker {
             }
             Happening::Shim => self.take_in_shim().await,
             Happening::Time | Happening::Stop => {}
+        }
+    }
+
+    /// A shim that answers nothing (stopped, stuck) is as good as dead, and is made so: its end is then told like any.
+    fn end_silent_shim(&self) {
+        if !self.home.take_silent() {
+            return;
+        }
+        if let Some(shim) = self.home.shim() {
+            tracing::warn!(pod = %self.home.id.name, "the pod's shim doesn't answer and is killed");
+            tokio::spawn(async move {
+                if let Err(error) = shim.shutdown(Duration::ZERO).await {
+                    tracing::warn!(error = %chain(&error), "end a shim that doesn't answer");
+                }
+            });
         }
     }
 

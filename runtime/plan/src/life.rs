@@ -458,6 +458,8 @@ impl Observed {
             }
             StepKind::UnmountVolumes => self.volumes.clear(),
             StepKind::EndShim => {
+                // Usually none is left; a shim that was stuck to its end told nothing.
+                self.lose_containers("The pod's shim did not answer and was killed", Some(now));
                 self.shim = Stage::Absent;
                 self.sandbox = Stage::Absent;
                 for c in self.containers.values_mut() {

@@ -428,6 +428,8 @@ impl Planner<'_> {
         match stop {
             Stop::No => {
                 let kill_at = now + grace;
+                // The step's own answer may take longer than that.
+                self.wake(kill_at);
                 let hook = container
                     .lifecycle
                     .as_ref()
@@ -459,6 +461,7 @@ impl Planner<'_> {
                     return self.wake(limit);
                 }
                 let kill_at = limit.max(now + AFTER_PRE_STOP.min(grace));
+                self.wake(kill_at);
                 self.step(Step::SignalContainer {
                     container: name,
                     id,
@@ -472,7 +475,9 @@ impl Planner<'_> {
                 sent,
             } => {
                 let kill_at = cut(*kill_at);
-                if now >= kill_at && !sent.is_busy() {
+                // The kill doesn't wait for the signal's answer: a stopped shim gives none.
+                if now >= kill_at {
+                    self.wake(now + KILL_AGAIN);
                     return self.step(Step::KillContainer {
                         container: name,
                         id,
@@ -575,6 +580,16 @@ impl Planner<'_> {
                 continue;
             };
             let up = match &c.run {
+                // Killed through its cgroup, and its shim doesn't say so: the pod's cgroup and the shim go next.
+                Run::Running {
+                    stop:
+                        Stop::Kill {
+                            at,
+                            sent: Stage::Done,
+                            ..
+                        },
+                    ..
+                } if self.now >= *at + KILL_AGAIN => false,
                 Run::Running { .. } => {
                     if role == Role::Main || mains_ended {
                         self.end_container(container, c, reason, grace, not_later);

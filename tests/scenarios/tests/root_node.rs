@@ -224,7 +224,7 @@ fn a_killed_shim_is_told_as_an_unknown_end_and_the_pod_runs_again() {
 }
 
 #[test]
-fn what_was_deleted_while_the_agent_was_away_is_cleaned_up() {
+fn a_forced_deletion_after_a_kill_leaves_nothing_and_spares_the_others() {
     skip_unless_root!();
     let machine = machine();
     for name in ["stays", "goes"] {
@@ -239,10 +239,16 @@ fn what_was_deleted_while_the_agent_was_away_is_cleaned_up() {
         .as_str()
         .expect("a uid")
         .to_owned();
-    // The object goes at once; its node is killed before it can have done anything much.
     let pid = machine.status()["pid"].as_i64().expect("a pid");
-    machine.sh(&format!("kill -STOP {pid}")).ok();
     machine.sh(&format!("kill -9 {pid}")).ok();
+    eventually("the killed program's end", SOON, || {
+        let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        if gone {
+            Ok(())
+        } else {
+            Err(format!("{pid} lives"))
+        }
+    });
     machine.up();
     machine
         .kubectl(&[
@@ -325,4 +331,49 @@ fn the_kubelet_api_answers_only_those_who_may() {
         if code == "200" { Ok(()) } else { Err(code) }
     });
     assert_eq!(ask(&bearer, "/pods"), "403");
+}
+
+#[test]
+fn volumes_in_memory_and_on_disk_are_shared_with_sub_paths_and_end_with_the_pod() {
+    skip_unless_root!();
+    let machine = machine();
+    machine.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: shares}
+spec:
+  restartPolicy: Never
+  securityContext: {fsGroup: 2000}
+  initContainers:
+  - name: writer
+    image: busybox:test
+    securityContext: {runAsUser: 1000}
+    command: [/bin/sh, -c, "echo m > /m/f; echo d > /d/f; stat -c %g /m/f /d/f > /d/groups"]
+    volumeMounts: [{name: memory, mountPath: /m, subPath: a/b}, {name: disk, mountPath: /d}]
+  containers:
+  - name: reader
+    image: busybox:test
+    command: [/bin/sh, -c, "cat /m/a/b/f /d/f /d/groups; grep ' /m ' /proc/mounts | cut -d' ' -f3; df -k /m | tail -1 | tr -s ' ' | cut -d' ' -f2"]
+    volumeMounts: [{name: memory, mountPath: /m}, {name: disk, mountPath: /d}]
+  volumes:
+  - {name: memory, emptyDir: {medium: Memory, sizeLimit: 4Mi}}
+  - {name: disk, emptyDir: {}}
+"#,
+    );
+    phase(&machine, "shares", "Succeeded");
+    let said = logs(&machine, &["shares", "-c", "reader"]);
+    assert_eq!(said, "m\nd\n2000\n2000\ntmpfs\n4096\n");
+    let uid = machine.get(&["pod", "shares"])["metadata"]["uid"]
+        .as_str()
+        .expect("a uid")
+        .to_owned();
+    let volumes = machine.data_dir().join("pods").join(uid).join("volumes");
+    eventually("the disk is given back", SOON, || {
+        if volumes.exists() {
+            Err(volumes.display().to_string())
+        } else {
+            Ok(())
+        }
+    });
 }

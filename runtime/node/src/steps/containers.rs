@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -112,7 +112,11 @@ pub(super) async fn create(
     });
     let created = match plan {
         Ok(plan) => match home.set_plan(&plan) {
-            Ok(()) => shim.create(&plan).await.map(drop).map_err(create_error),
+            Ok(()) => shim
+                .create(&plan)
+                .await
+                .map(drop)
+                .map_err(|e| create_error(home, &e)),
             Err(error) => Err(config_error(format!("write the container's plan: {error}"))),
         },
         Err(error) => Err(error),
@@ -144,8 +148,8 @@ fn new_id() -> ContainerId {
     )
 }
 
-fn create_error(error: ShimError) -> StepError {
-    let reason = match &error {
+fn create_error(home: &PodHome, error: &ShimError) -> StepError {
+    let reason = match error {
         // The command isn't in the image: the container was made and its process could not be.
         ShimError::Refused(failure) if failure.kind == FailureKind::Command => {
             FailureReason::RunContainerError
@@ -154,7 +158,7 @@ fn create_error(error: ShimError) -> StepError {
     };
     StepError {
         reason,
-        message: chain(&error),
+        message: home.shim_error(error),
     }
 }
 
@@ -307,7 +311,9 @@ async fn volume_mount(
     let (source, content) = match volume {
         Mounted::Host(path) => {
             if let Some(sub) = sub_path.clone() {
-                make_sub_path(path.clone(), sub).await?;
+                let root = fs::File::open(&path)
+                    .map_err(|e| config_error(format!("open volume {}: {e}", wished.name)))?;
+                make_sub_path(root.into(), sub).await?;
             }
             (
                 MountSource::Host {
@@ -318,7 +324,21 @@ async fn volume_mount(
                 false,
             )
         }
-        Mounted::Tmpfs { name, content } => (MountSource::Volume { name, sub_path }, content),
+        Mounted::Tmpfs { plan, content } => {
+            if let (Some(sub), false) = (sub_path.clone(), content) {
+                let shim = home.need_shim(FailureReason::CreateContainerConfigError)?;
+                let root = shim.create_volume(&plan).await;
+                let root = root.map_err(|e| config_error(home.shim_error(&e)))?;
+                make_sub_path(root, sub).await?;
+            }
+            (
+                MountSource::Volume {
+                    name: plan.name,
+                    sub_path,
+                },
+                content,
+            )
+        }
     };
     Ok(mount(
         &wished.mount_path,
@@ -361,12 +381,10 @@ fn sub_path(wished: &VolumeMount, env: &[(String, String)]) -> Result<Option<Pat
 }
 
 /// A subPath that isn't there becomes a folder, as upstream has it. The walk never leaves the volume.
-async fn make_sub_path(volume: PathBuf, sub_path: PathBuf) -> Result<(), StepError> {
+async fn make_sub_path(volume: OwnedFd, sub_path: PathBuf) -> Result<(), StepError> {
     let made = blocking(move || {
-        let root = fs::File::open(&volume)
-            .map_err(|e| kernelet_sys::SysError::io(format!("open {}", volume.display()), &e))?;
         let there = kernelet_sys::root::open_in(
-            root.as_fd(),
+            volume.as_fd(),
             &sub_path,
             nix::fcntl::OFlag::O_PATH,
             0,
@@ -375,7 +393,7 @@ async fn make_sub_path(volume: PathBuf, sub_path: PathBuf) -> Result<(), StepErr
         if there.is_ok() {
             return Ok(());
         }
-        folder(root.as_fd(), &sub_path, Symlinks::Inside).map(drop)
+        folder(volume.as_fd(), &sub_path, Symlinks::Inside).map(drop)
     });
     made.await?.map_err(|e| {
         config_error(format!(
@@ -455,7 +473,7 @@ pub(super) async fn start(home: &PodHome, id: &ContainerId) -> Outcome {
     let at = shim.start(&spec_id(id)?).await;
     let at = at.map_err(|e| StepError {
         reason: FailureReason::RunContainerError,
-        message: chain(&e),
+        message: home.shim_error(&e),
     })?;
     Ok(Done::Started {
         at: Timestamp::try_from(at).unwrap_or_else(|_| Timestamp::now()),
@@ -466,21 +484,21 @@ pub(crate) fn spec_id(id: &ContainerId) -> Result<kernelet_spec::ContainerId, St
     kernelet_spec::ContainerId::new(id.0.clone()).map_err(|e| config_error(e.to_string()))
 }
 
-fn kill_error(error: ShimError) -> StepError {
+fn kill_error(home: &PodHome, error: &ShimError) -> StepError {
     StepError {
         reason: FailureReason::FailedKillPod,
-        message: chain(&error),
+        message: home.shim_error(error),
     }
 }
 
 /// A gone shim or container needs no signal: its end is on its way to us by itself.
-fn gone_is_done(result: Result<(), ShimError>) -> Outcome {
+fn gone_is_done(home: &PodHome, result: Result<(), ShimError>) -> Outcome {
     match result {
         Ok(()) | Err(ShimError::Gone) => Ok(Done::Nothing),
         Err(ShimError::Refused(failure)) if failure.kind == FailureKind::NotFound => {
             Ok(Done::Nothing)
         }
-        Err(error) => Err(kill_error(error)),
+        Err(error) => Err(kill_error(home, &error)),
     }
 }
 
@@ -497,7 +515,7 @@ pub(super) async fn signal(home: &PodHome, scene: &Scene, name: &str, id: &Conta
     let Some(shim) = home.shim() else {
         return Ok(Done::Nothing);
     };
-    gone_is_done(shim.signal(&spec_id(id)?, signal).await)
+    gone_is_done(home, shim.signal(&spec_id(id)?, signal).await)
 }
 
 /// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`.
@@ -528,12 +546,12 @@ pub(super) async fn kill(home: &PodHome, id: &ContainerId) -> Outcome {
     let Some(shim) = home.shim() else {
         return Ok(Done::Nothing);
     };
-    gone_is_done(shim.kill(&spec_id(id)?).await)
+    gone_is_done(home, shim.kill(&spec_id(id)?).await)
 }
 
 pub(super) async fn remove(home: &PodHome, id: &ContainerId) -> Outcome {
     if let Some(shim) = home.shim() {
-        forget(&shim, id).await?;
+        forget(home, &shim, id).await?;
     }
     home.forget_plan(&id.0);
     let (dir, images, id) = (
@@ -552,8 +570,8 @@ pub(super) async fn remove(home: &PodHome, id: &ContainerId) -> Outcome {
     Ok(Done::Nothing)
 }
 
-async fn forget(shim: &Shim, id: &ContainerId) -> Outcome {
-    gone_is_done(shim.remove(&spec_id(id)?).await)
+async fn forget(home: &PodHome, shim: &Shim, id: &ContainerId) -> Outcome {
+    gone_is_done(home, shim.remove(&spec_id(id)?).await)
 }
 
 #[cfg(test)]

@@ -118,8 +118,12 @@ pub(super) async fn create_sandbox(home: &PodHome, scene: &Scene) -> Outcome {
     };
     let shim = home.need_shim(FailureReason::FailedCreatePodSandBox)?;
     let sandbox = shim.create_sandbox(&plan).await;
-    let sandbox =
-        sandbox.map_err(|e| sandbox_error(format!("make the pod's namespaces: {}", chain(&e))))?;
+    let sandbox = sandbox.map_err(|e| {
+        sandbox_error(format!(
+            "make the pod's namespaces: {}",
+            home.shim_error(&e)
+        ))
+    })?;
     home.set_sandbox(Some(sandbox));
     Ok(Done::Nothing)
 }

@@ -199,7 +199,7 @@ pub(crate) async fn exec_capture(
             },
         )
         .await;
-    let exec = exec.map_err(|e| HandlerError::Failed(chain(&e)))?;
+    let exec = exec.map_err(|e| HandlerError::Failed(home.shim_error(&e)))?;
     exec.wait()
         .await
         .map_err(|e| HandlerError::Failed(chain(&e)))

@@ -25,7 +25,7 @@ use kernelet_shim_client::VolumePlan;
 
 pub(crate) use token::Tokens;
 
-use crate::{errors::chain, images::blocking, pod::PodHome};
+use crate::{images::blocking, pod::PodHome};
 
 /// How a mounted volume is reached.
 #[derive(Clone, Debug)]
@@ -111,7 +111,7 @@ async fn empty_dir(
             home.set_volume(
                 name,
                 Mounted::Tmpfs {
-                    name: name.clone(),
+                    plan: plan.clone(),
                     content: false,
                 },
             );
@@ -147,7 +147,7 @@ async fn make_tmpfs(home: &PodHome, plan: &VolumePlan) -> Result<OwnedFd, StepEr
         .ok_or_else(|| failed(&plan.name, "the pod's shim is not there"))?;
     shim.create_volume(plan)
         .await
-        .map_err(|e| failed(&plan.name, chain(&e)))
+        .map_err(|e| failed(&plan.name, home.shim_error(&e)))
 }
 
 async fn content(
@@ -179,7 +179,7 @@ async fn content(
     home.set_volume(
         &name,
         Mounted::Tmpfs {
-            name: name.clone(),
+            plan: plan.clone(),
             content: true,
         },
     );
@@ -215,7 +215,7 @@ pub(crate) async fn own_files(
     let root = shim
         .create_volume(&plan)
         .await
-        .map_err(|e| failed(&plan.name, chain(&e)))?;
+        .map_err(|e| failed(&plan.name, home.shim_error(&e)))?;
     let dir = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
     let written = files.iter().try_for_each(|(name, text)| {
         let path = dir.join(name);

@@ -104,11 +104,19 @@ impl World {
                 }
             }
             Step::EndShim | Step::RemoveCgroup | Step::DetachNetwork | Step::UnmountVolumes => {
-                let runs = self
-                    .seen
-                    .containers
-                    .values()
-                    .any(|c| matches!(c.run, Run::Running { .. } | Run::Creating { .. }));
+                // Killed, and its shim doesn't tell: that is as ended as anybody can know.
+                let runs = |run: &Run| match run {
+                    Run::Running {
+                        stop:
+                            Stop::Kill {
+                                sent: Stage::Done, ..
+                            },
+                        ..
+                    } => false,
+                    Run::Running { .. } | Run::Creating { .. } => true,
+                    _ => false,
+                };
+                let runs = self.seen.containers.values().any(|c| runs(&c.run));
                 assert!(!runs, "{step:?} under a running container");
             }
             Step::DeleteFromApi => {
@@ -584,4 +592,57 @@ fn a_shim_that_ends_as_it_was_told_to_is_not_mourned() {
             "{kind:?}"
         );
     }
+}
+
+#[test]
+fn a_signal_that_nobody_answers_does_not_hold_up_the_kill() {
+    let mut world = World::new(pod(json!({"containers": [{"name": "a", "image": "i"}]})));
+    up(&mut world);
+    world.delete(2);
+    world.ask();
+    let flies = |w: &World, kind| w.flying.iter().any(|s| s.kind() == kind);
+    assert!(flies(&world, StepKind::SignalContainer));
+    assert!(!flies(&world, StepKind::KillContainer));
+    world.now += Duration::from_secs(3);
+    world.ask();
+    assert!(
+        flies(&world, StepKind::KillContainer) && flies(&world, StepKind::SignalContainer),
+        "{:?}",
+        world.flying
+    );
+}
+
+#[test]
+fn a_shim_that_no_longer_answers_does_not_hold_a_deletion_up() {
+    let mut world = World::new(pod(json!({"containers": [{"name": "a", "image": "i"}]})));
+    up(&mut world);
+    world.delete(2);
+    let begun = world.now;
+    // The signal's answer never comes; the kill works through the cgroup, and nobody tells of the exit.
+    let mut killed = false;
+    for _ in 0..50 {
+        let wake = world.ask();
+        if world.finished {
+            break;
+        }
+        let position = world
+            .flying
+            .iter()
+            .position(|s| s.kind() != StepKind::SignalContainer);
+        match position {
+            Some(at) => {
+                let step = world.flying.remove(at);
+                killed |= step.kind() == StepKind::KillContainer;
+                let done = world.done(&step);
+                world.seen.finish(&step, Ok(done), world.now);
+            }
+            None => {
+                world.now = wake.unwrap_or_else(|| panic!("nothing is to come: {:#?}", world.seen))
+            }
+        }
+    }
+    assert!(killed && world.finished, "{:#?}", world.seen);
+    assert!(world.now.duration_since(begun) < jiff::SignedDuration::from_secs(20));
+    let told = world.seen.reported.status.clone().expect("told");
+    assert_eq!(told.phase.as_deref(), Some("Failed"));
 }
