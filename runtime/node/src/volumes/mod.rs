@@ -33,7 +33,7 @@ pub(crate) enum Mounted {
     Host(PathBuf),
     /// A tmpfs of the shim's. `content`: written by us, so read-only for containers.
     Tmpfs {
-        name: String,
+        plan: VolumePlan,
         content: bool,
     },
 }
