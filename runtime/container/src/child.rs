@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use kernelet_spec::{CapSet, ContainerPlan, NamespaceOf, ProcessPlan};
+use kernelet_spec::{CapSet, ContainerPlan, NamespaceOf, ProcessPlan, Propagation};
 use kernelet_sys::{
     SysError, capability, fd, mount, namespace as ns, process,
     root::{self, Symlinks},
@@ -74,9 +74,17 @@ fn become_container(
         ns::set_domainname(name)?;
     }
     // A procfs nobody else sees, before the root is there: no image or volume can be in its way.
-    let proc = mount::private_proc()?;
-    apply_sysctls(&plan.sysctls, proc.as_fd())?;
-    set_oom_score(&plan.process, proc.as_fd())?;
+    // Afterwards the same becomes the container's own, which saves the kernel an instance.
+    let own = filesystem::proc_to_share(plan);
+    if own.is_some() || !plan.sysctls.is_empty() || plan.process.oom_score_adj.is_some() {
+        let proc = mount::private_proc()?;
+        apply_sysctls(&plan.sysctls, proc.as_fd())?;
+        set_oom_score(&plan.process, proc.as_fd())?;
+        if let Some((index, flags)) = own {
+            mount::set_attributes(proc.as_fd(), flags, Propagation::Private)?;
+            d.sources.insert(index, proc);
+        }
+    }
 
     let slash = fd::open(Path::new("/"), OFlag::O_PATH, 0)?;
     // Before the first mount: else it would show in the namespace this one is a copy of.
@@ -114,7 +122,6 @@ fn become_container(
     };
     // Everything else of the runtime's goes now, the root's own descriptor first.
     drop(d);
-    drop(proc);
     finish(&plan.process, root, last, line)
 }
 

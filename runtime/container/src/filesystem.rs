@@ -82,6 +82,17 @@ fn default_nodes() -> Vec<kernelet_spec::DeviceNode> {
     ]
 }
 
+/// The procfs of the plan that a private one can become, with the flags it then gets: one that is at
+/// least as bounded.
+pub(crate) fn proc_to_share(plan: &ContainerPlan) -> Option<(usize, MountFlags)> {
+    let is_proc = |mount: &MountPlan| {
+        let flags = mount.flags;
+        mount.source == MountSource::Proc && flags.no_suid && flags.no_dev && flags.no_exec
+    };
+    let index = plan.mounts.iter().position(is_proc)?;
+    Some((index, plan.mounts[index].flags))
+}
+
 fn add_mount(
     in_root: BorrowedFd<'_>,
     plan: &MountPlan,
@@ -94,7 +105,10 @@ fn add_mount(
                 CreateError::new(ErrorKind::Invalid, "its source was not handed over")
             })?,
         MountSource::Cgroup => return cgroup_mounts(in_root, plan, cgroups),
-        own => open_own(own, plan.flags)?,
+        own => match source {
+            Some(made) => made,
+            None => open_own(own, plan.flags)?,
+        },
     };
     // procfs and sysfs at a symlink of the image would be somewhere else than everybody believes.
     let symlinks = match plan.source {

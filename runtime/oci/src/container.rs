@@ -159,18 +159,21 @@ pub fn remove_all(folder: &Folder, saved: &Saved, layout: &Layout, spec: &Spec) 
     let emptied = group.wait_empty(Duration::from_secs(10));
     let removed = group.remove(Duration::from_secs(5));
     let forgotten = folder.remove();
-    let state = json!({
-        "ociVersion": saved.oci_version,
-        "id": saved.id.as_str(),
-        "pid": 0,
-        "status": "stopped",
-        "bundle": saved.bundle,
-        "annotations": saved.annotations,
-    });
+    let state = || {
+        json!({
+            "ociVersion": saved.oci_version,
+            "id": saved.id.as_str(),
+            "pid": 0,
+            "status": "stopped",
+            "bundle": saved.bundle,
+            "annotations": saved.annotations,
+        })
+        .to_string()
+    };
     let hooked = hooks::run(
         "poststop",
         spec.hooks().as_ref().and_then(|h| h.poststop().as_ref()),
-        &state.to_string(),
+        state,
     );
     killed?;
     if !emptied? {

@@ -104,11 +104,11 @@ pub fn start(global: &Global, id: &ContainerId) -> Result<()> {
     nix::unistd::write(&fifo, b"0").context("write to the exec fifo")?;
     let spec = load_spec(&saved.bundle)?;
     let layout = Layout::detect()?;
-    let state = container::state_json(&folder, &saved, &layout);
+    let state = || container::state_json(&folder, &saved, &layout);
     hooks::run(
         "poststart",
         spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()),
-        &state,
+        state,
     )
 }
 
@@ -117,7 +117,6 @@ pub fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
     let signals = foreground.then(console::block_signals).transpose()?;
     let mut made = make(global, &args.common, Wait::ForWord)?;
     let terminal = made.waiting.terminal.take();
-    let state = container::state_json(&made.folder, &made.saved, &made.layout);
     let started = made.waiting.start();
     let (process, _) = match started {
         Ok(started) => started,
@@ -137,7 +136,7 @@ pub fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
             .hooks()
             .as_ref()
             .and_then(|h| h.poststart().as_ref()),
-        &state,
+        || container::state_json(&made.folder, &made.saved, &made.layout),
     )?;
     let Some(signals) = signals else {
         return Ok(ExitCode::SUCCESS);
@@ -225,14 +224,14 @@ fn make_in(
         oci_version: spec.version().clone(),
     };
     folder.save(&saved)?;
-    let state = container::state_json(folder, &saved, layout);
+    let state = || container::state_json(folder, &saved, layout);
     let of = spec.hooks().as_ref();
-    let ran = hooks::run("prestart", of.and_then(|h| h.prestart().as_ref()), &state)
+    let ran = hooks::run("prestart", of.and_then(|h| h.prestart().as_ref()), state)
         .and_then(|()| {
             hooks::run(
                 "createRuntime",
                 of.and_then(|h| h.create_runtime().as_ref()),
-                &state,
+                state,
             )
         })
         .and_then(|()| match (&args.console_socket, waiting.terminal.take()) {

@@ -25,10 +25,11 @@ pub fn check(hooks: Option<&Hooks>) -> Result<()> {
     Ok(())
 }
 
-/// Runs hooks one after the other with the state on their stdin; the first failure ends it.
-pub fn run(name: &str, hooks: Option<&Vec<Hook>>, state: &str) -> Result<()> {
+/// Runs hooks one after the other with the state (asked for only if there are any) on their stdin; the
+/// first failure ends it.
+pub fn run(name: &str, hooks: Option<&Vec<Hook>>, state: impl Fn() -> String) -> Result<()> {
     for hook in hooks.into_iter().flatten() {
-        run_one(hook, state)
+        run_one(hook, &state())
             .with_context(|| format!("run the {name} hook {}", hook.path().display()))?;
     }
     Ok(())

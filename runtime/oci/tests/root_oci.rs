@@ -455,7 +455,7 @@ fn a_creation_that_is_killed_at_any_call_can_be_deleted() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        let outcome = killer::kill_at_call(child.id() as i32, at, || false);
+        let outcome = killer::kill_at_call(child.id() as i32, at, || {}, || false);
         let _ = child.wait();
         b.ok(&["delete", "--force", &b.id]);
         b.assert_nothing_left();

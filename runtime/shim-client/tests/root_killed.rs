@@ -63,9 +63,16 @@ async fn a_shim_killed_at_any_call_of_a_creation_leaves_nothing_behind() {
         let pid = shim.pid();
         let done = Arc::new(AtomicBool::new(false));
         let stop = done.clone();
+        let (attached, is_attached) = tokio::sync::oneshot::channel();
         let tracer = std::thread::spawn(move || {
-            killer::kill_at_call(pid, at, || stop.load(Ordering::Acquire))
+            killer::kill_at_call(
+                pid,
+                at,
+                || drop(attached.send(())),
+                || stop.load(Ordering::Acquire),
+            )
         });
+        is_attached.await.expect("the tracer attaches");
         let result =
             tokio::time::timeout(Duration::from_secs(20), creation_or_death(&pod, &shim)).await;
         assert!(result.is_ok(), "killed at call {at}, the creation hangs");

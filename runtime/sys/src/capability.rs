@@ -29,16 +29,16 @@ fn prctl(option: i32, a: u64, b: u64) -> i32 {
 
 /// Takes out of the bounding set what isn't wanted. Needs CAP_SETPCAP, so it stands before [`set`].
 pub fn limit_bounding(wanted: CapSet) -> Result<()> {
-    for number in 0..64_u64 {
-        let held = prctl(libc::PR_CAPBSET_READ, number, 0);
-        if held < 0 {
-            // The kernel's last capability is behind us.
-            return Ok(());
-        }
-        let unwanted = held == 1 && wanted.0 & (1 << number) == 0;
-        if unwanted && prctl(libc::PR_CAPBSET_DROP, number, 0) < 0 {
-            let what = format!("drop capability {number} from the bounding set");
-            return Err(SysError::last(what));
+    for number in (0..64_u64).filter(|number| wanted.0 & (1 << number) == 0) {
+        if prctl(libc::PR_CAPBSET_DROP, number, 0) < 0 {
+            // EINVAL: the kernel's last capability is behind us.
+            match Errno::last() {
+                Errno::EINVAL => return Ok(()),
+                e => {
+                    let what = format!("drop capability {number} from the bounding set");
+                    return Err(SysError::new(what, e));
+                }
+            }
         }
     }
     Ok(())

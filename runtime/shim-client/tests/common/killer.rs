@@ -17,12 +17,18 @@ pub enum Outcome {
     EndedBefore,
 }
 
-/// Follows `pid` on the calling thread until it is killed at its `n`-th call from now, or `stop` says
+/// Follows `pid` on the calling thread (`attached` is called once it does) until it is killed at its `n`-th call from now, or `stop` says
 /// that the work is done, which leaves it running.
-pub fn kill_at_call(pid: i32, n: u32, stop: impl Fn() -> bool) -> Option<Outcome> {
+pub fn kill_at_call(
+    pid: i32,
+    n: u32,
+    attached: impl FnOnce(),
+    stop: impl Fn() -> bool,
+) -> Option<Outcome> {
     let pid = Pid::from_raw(pid);
     ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).ok()?;
     ptrace::interrupt(pid).ok()?;
+    attached();
     let mut calls = 0;
     let outcome = loop {
         // `__WALL`, and only this process: children of the test's own stay alone.
