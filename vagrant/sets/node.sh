@@ -12,16 +12,17 @@ kubectl rollout status deployment/hello --timeout=120s
 address=$(kubectl get service hello -o 'jsonpath={.spec.clusterIP}')
 for _ in 1 2 3; do ask "$address"; done
 
+set -x
 uid=$(kubectl get pod -l app=hello -o 'jsonpath={.items[0].metadata.uid}')
 pod=$(find /sys/fs/cgroup -type d -name "pod$uid" | head -1)
 test -n "$pod"
 container=$(find "$pod" -mindepth 1 -maxdepth 1 -type d | head -1)
 test "$(cat "$container/memory.max")" = 33554432
-test -s "$container/cgroup.procs"
+grep -q . "$container/cgroup.procs"
 grep -q 'cpuset\|cpu' "$pod/cgroup.controllers"
 
 # An image of Debian's static busybox, as `docker save` would write it.
-mkdir -p /tmp/image/layer/bin; cp /bin/busybox /tmp/image/layer/bin/sh
+mkdir -p /tmp/image/layer/bin; cp /bin/busybox /tmp/image/layer/bin/tail
 (cd /tmp/image && tar -cf layer.tar -C layer . && digest=$(sha256sum layer.tar | cut -d' ' -f1) \
   && printf '{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$digest" > config.json \
   && printf '[{"Config":"config.json","RepoTags":["busybox:test"],"Layers":["layer.tar"]}]' > manifest.json \
@@ -36,7 +37,7 @@ spec:
   containers:
   - name: main
     image: busybox:test
-    command: [sh, -c, "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}"]
+    command: [tail, -c, 200m, /dev/zero]
     resources: {limits: {memory: 24Mi, cpu: 500m}}
 POD
 kubectl wait pod/full '--for=jsonpath={.status.phase}=Failed' --timeout=60s
