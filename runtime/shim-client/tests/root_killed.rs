@@ -68,7 +68,7 @@ async fn a_shim_killed_at_any_call_of_a_creation_leaves_nothing_behind() {
             killer::kill_at_call(
                 pid,
                 at,
-                || drop(attached.send(())),
+                || attached.send(()).unwrap_or_default(),
                 || stop.load(Ordering::Acquire),
             )
         });
