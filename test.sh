@@ -94,8 +94,9 @@ release() { check release-build cargo build --release -p kernelet -p kernelet-oc
 
 root_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip root-tier "it needs root"; return; fi
-  nextest root --workspace -E "binary(/^root_/) and not binary(/root_faults/)${1:+ and ($1)}"
-  unproven root-faults cargo nextest run --workspace --no-fail-fast -E "binary(/^root_faults/)"
+  local young='(binary(/^root_(faults|durability|killed|times)/) or test(volumes_in_memory))'
+  nextest root --workspace -E "binary(/^root_/) and not $young${1:+ and ($1)}"
+  unproven root-young cargo nextest run --workspace --no-fail-fast -E "binary(/^root_/) and $young"
 }
 
 python_tier() {

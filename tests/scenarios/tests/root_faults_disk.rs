@@ -1,0 +1,256 @@
+//! No space left: where the containers' logs are, and where the store is.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use kernelet_scenarios::{Machine, busybox_image, eventually, skip_unless_root};
+
+/// A small file system at a place; dropped before its machine, whose purge removes the place.
+struct Small {
+    at: PathBuf,
+}
+
+impl Small {
+    fn new(at: PathBuf, size: &str) -> Self {
+        fs::create_dir_all(&at).unwrap();
+        mount(
+            &[
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("mode=700,size={size}"),
+                "tmpfs",
+            ],
+            &at,
+        );
+        Self { at }
+    }
+
+    fn resize(&self, size: &str) {
+        mount(&["-o", &format!("remount,size={size}")], &self.at);
+    }
+
+    fn free(&self) -> u64 {
+        let stat = nix::sys::statvfs::statvfs(&self.at).unwrap();
+        stat.blocks_available() * stat.fragment_size()
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+    }
+}
+
+fn mount(args: &[&str], at: &Path) {
+    let status = Command::new("mount").args(args).arg(at).status().unwrap();
+    assert!(status.success(), "mount {args:?}");
+}
+
+/// Numbered lines of 500 bytes, and the last number in a file beside.
+const TALKER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: talker}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox:test
+    command:
+    - sh
+    - -c
+    - |
+      pad=$(head -c 490 /dev/zero | tr '\0' x)
+      i=0
+      while :; do
+        i=$((i+1)); echo "$i $pad"
+        [ $((i % 50)) = 0 ] && { echo $i >/scratch/n; sleep 0.1; }
+      done
+    volumeMounts: [{name: scratch, mountPath: /scratch}]
+  volumes: [{name: scratch, emptyDir: {}}]
+"#;
+
+#[test]
+fn a_full_disk_costs_log_lines_which_are_counted_and_never_the_container() {
+    skip_unless_root!();
+    let machine = Machine::new();
+    let small = Small::new(machine.log_dir(), "2m");
+    machine.up();
+    machine.load_image(&busybox_image(machine.dir()));
+    machine.apply(TALKER);
+    machine.wait("pod/talker", "condition=Ready", Duration::from_secs(30));
+    let uid = machine.get(&["pod", "talker"])["metadata"]["uid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let said = || {
+        let processes = machine.pod_processes(&uid);
+        let of = processes.iter().find(|p| p.ends_with(" sh")).unwrap();
+        let pid = of.split(' ').next().unwrap();
+        let text = fs::read_to_string(format!("/proc/{pid}/root/scratch/n")).unwrap_or_default();
+        text.trim().parse::<u64>().unwrap_or(0)
+    };
+    eventually(
+        "the disk is full",
+        Duration::from_secs(60),
+        || match small.free() {
+            free if free < 4096 => Ok(()),
+            free => Err(format!("{free} bytes are free")),
+        },
+    );
+    let full_at = said();
+    eventually("it talks on", Duration::from_secs(30), || {
+        let now = said();
+        if now > full_at + 500 {
+            Ok(())
+        } else {
+            Err(format!("{full_at}, {now}"))
+        }
+    });
+    // The rest of the program minds its business: its own log is on that disk too.
+    machine.kubectl(&["create", "configmap", "meanwhile"]).ok();
+    assert_eq!(
+        machine.get(&["pod", "talker"])["status"]["containerStatuses"][0]["restartCount"],
+        0
+    );
+
+    small.resize("64m");
+    let log = || {
+        let dir = machine.log_dir().join("pods");
+        let mut files = Vec::new();
+        for pod in fs::read_dir(dir).unwrap().flatten() {
+            files.extend(fs::read_dir(pod.path().join("main")).unwrap().flatten());
+        }
+        assert_eq!(files.len(), 1, "{files:?}");
+        fs::read_to_string(files[0].path()).unwrap()
+    };
+    let text = eventually("the marker", Duration::from_secs(20), || {
+        let text = log();
+        match text.rfind("lines of this log were dropped") {
+            // Something follows it.
+            Some(at) if text[at..].lines().count() > 20 => Ok(text),
+            _ => Err(format!("{} bytes without a marker", text.len())),
+        }
+    });
+    // Between two lines that are there, exactly as many are told lost as are missing.
+    let (mut last, mut dropped, mut gaps) = (0_u64, 0_u64, 0);
+    let whole = &text[..=text.rfind('\n').unwrap()];
+    for line in whole.lines() {
+        let mut parts = line.splitn(4, ' ');
+        let (stream, content) = (parts.nth(1).unwrap(), parts.nth(1).unwrap());
+        if stream == "stderr" {
+            let (count, why) = content
+                .strip_prefix("kernelet: ")
+                .and_then(|rest| rest.split_once(" lines of this log were dropped: "))
+                .unwrap_or_else(|| panic!("{line}"));
+            assert_eq!(why, "No space left on device");
+            dropped += count.parse::<u64>().unwrap();
+            continue;
+        }
+        let (number, pad) = content.split_once(' ').unwrap_or_else(|| panic!("{line}"));
+        assert_eq!(pad.len(), 490, "a whole line: {line}");
+        let number: u64 = number.parse().unwrap();
+        assert_eq!(
+            number,
+            last + dropped + 1,
+            "after line {last}, {dropped} told lost"
+        );
+        gaps += usize::from(dropped > 0);
+        (last, dropped) = (number, 0);
+    }
+    println!("{last} lines, {gaps} gaps");
+    assert!(gaps > 0);
+    machine
+        .kubectl(&["delete", "pod", "talker", "--timeout=20s"])
+        .ok();
+    machine.kernelet(&["down"]).ok();
+    drop(small);
+}
+
+#[test]
+fn a_full_store_refuses_clearly_loses_nothing_and_recovers() {
+    skip_unless_root!();
+    let machine = Machine::new();
+    let small = Small::new(machine.data_dir().join("store"), "24m");
+    machine.up();
+    let big = machine.dir().join("big");
+    fs::write(&big, "y".repeat(400_000)).unwrap();
+    let big = format!("--from-file=big={}", big.display());
+    let mut made = Vec::new();
+    let refusal = loop {
+        let name = format!("big-{}", made.len());
+        let output = machine.kubectl(&["create", "configmap", &name, &big]);
+        if output.code != 0 {
+            break output;
+        }
+        made.push(name);
+        assert!(made.len() < 100, "the disk does not fill");
+    };
+    println!("{} maps, then: {}", made.len(), refusal.stderr.trim());
+    assert!(
+        refusal.stderr.contains("no space left"),
+        "{}",
+        refusal.stderr
+    );
+    // Reading goes on, and what was acknowledged is there.
+    let all_there = |machine: &Machine| {
+        let listed = machine.kubectl(&["get", "configmaps", "-o", "name"]).ok();
+        for name in &made {
+            assert!(
+                listed
+                    .lines()
+                    .any(|line| line == format!("configmap/{name}")),
+                "{name} is lost: {listed}"
+            );
+        }
+    };
+    all_there(&machine);
+    let status = machine.kernelet(&["status"]);
+    println!("status: {}", status.stdout);
+
+    // A start without space succeeds or says what is missing.
+    let pid = machine.pid().expect("it runs on");
+    machine.sh(&format!("kill -9 {pid}")).ok();
+    eventually("its end", Duration::from_secs(10), || {
+        machine.pid().map_or(Ok(()), |pid| Err(pid.to_string()))
+    });
+    let output = machine.try_up();
+    println!(
+        "up on a full disk: {} {}",
+        output.code,
+        output.stderr.trim()
+    );
+    if output.code != 0 {
+        assert!(output.stderr.contains("no space left"), "{}", output.stderr);
+    } else {
+        all_there(&machine);
+    }
+
+    small.resize("128m");
+    if machine.pid().is_none() {
+        machine.up();
+    }
+    eventually("writes are taken again", Duration::from_secs(30), || {
+        let output = machine.kubectl(&["create", "configmap", "later", &big]);
+        if output.code == 0 {
+            Ok(())
+        } else {
+            Err(output.stderr)
+        }
+    });
+    all_there(&machine);
+    let pid = machine.pid().expect("it runs on");
+    machine.sh(&format!("kill -9 {pid}")).ok();
+    eventually("its end", Duration::from_secs(10), || {
+        machine.pid().map_or(Ok(()), |pid| Err(pid.to_string()))
+    });
+    machine.up();
+    all_there(&machine);
+    machine.kernelet(&["down"]).ok();
+    drop(small);
+}
