@@ -96,7 +96,7 @@ root_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip root-tier "it needs root"; return; fi
   local young='(binary(/^root_(faults|durability|killed|times)/) or test(volumes_in_memory))'
   nextest root --workspace -E "binary(/^root_/) and not $young${1:+ and ($1)}"
-  unproven root-young cargo nextest run --workspace --no-fail-fast -E "binary(/^root_/) and $young"
+  unproven root-young timeout 900 cargo nextest run --retries 0 --workspace --no-fail-fast -E "binary(/^root_/) and $young"
 }
 
 python_tier() {
@@ -115,8 +115,8 @@ vm_tier() {
     set=$(basename "$set" .sh)
     case $set in
       smoke) check "vm-$set" vagrant/lab run "$set" ;;
-      runtime) unproven "vm-$set" vagrant/lab run "$set" "${binaries[@]}" ;;
-      *) unproven "vm-$set" vagrant/lab run "$set" ;;
+      runtime) unproven "vm-$set" env LAB_LIMIT_S=400 vagrant/lab run "$set" "${binaries[@]}" ;;
+      *) unproven "vm-$set" env LAB_LIMIT_S=400 vagrant/lab run "$set" ;;
     esac
   done
 }
