@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
     process::ExitCode,
     time::{Duration, Instant},
@@ -20,6 +20,8 @@ use crate::{
 
 /// How long the program may take to finish what it has begun.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How long a killed one may take to be gone once it has dropped its connections.
+const DEATH_WITHIN: Duration = Duration::from_secs(5);
 
 pub fn run(global: &Global, options: &DownOptions) -> anyhow::Result<ExitCode> {
     preflight::root("ends processes of root")?;
@@ -64,24 +66,40 @@ fn stop(instance: &Instance, pods: bool) -> anyhow::Result<Option<Stopped>> {
         return Ok(None);
     };
     let pid = connection.pid;
-    let process = kernelet_sys::process::pidfd_open(pid)
-        .with_context(|| format!("cannot watch process {pid}"))?;
-    let stopped = serde_json::from_str(&connection.ask(Request::Stop { pods })?)?;
-    let until = Instant::now() + STOP_WITHIN;
+    let process = match kernelet_sys::process::pidfd_open(pid) {
+        Ok(process) => process,
+        // It ended just now; the connection was still its own.
+        Err(error) if error.errno == nix::errno::Errno::ESRCH => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot watch process {pid}")),
+    };
+    let answer = connection
+        .ask(Request::Stop { pods })
+        .and_then(|line| serde_json::from_str(&line).context("its answer is not to be understood"));
+    match answer {
+        Ok(stopped) if ended(process.as_fd(), STOP_WITHIN)? => Ok(Some(stopped)),
+        Ok(_) => bail!(
+            "process {pid} did not end within {} s; its log is {}",
+            STOP_WITHIN.as_secs(),
+            instance.log_file().display()
+        ),
+        // Somebody killed it before it could answer: then nothing runs, which is what was asked for.
+        Err(_) if ended(process.as_fd(), DEATH_WITHIN)? => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the process ends in that time.
+fn ended(process: BorrowedFd<'_>, within: Duration) -> anyhow::Result<bool> {
+    let until = Instant::now() + within;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            bail!(
-                "process {pid} did not end within {} s; its log is {}",
-                STOP_WITHIN.as_secs(),
-                instance.log_file().display()
-            );
-        }
-        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
+        let mut fds = [PollFd::new(process, PollFlags::POLLIN)];
+        // Rounded up, so that the last moment is no spin.
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1));
+        match poll(&mut fds, timeout.unwrap_or(PollTimeout::MAX)) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) if left.is_zero() => return Ok(false),
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(_) => return Ok(Some(stopped)),
+            Ok(_) => return Ok(true),
             Err(error) => return Err(error).context("cannot wait for the program's end"),
         }
     }

@@ -147,7 +147,8 @@ async fn cut_power(syncs: Syncs, cuts: usize) -> Result<usize, String> {
     let images = images();
     let image = |life: usize, cut: usize| images.path().join(format!("{life}-{cut}"));
     let mut last: Option<std::path::PathBuf> = None;
-    let notes = Arc::new(Mutex::new(Acknowledged::default()));
+    // What must be in `last`.
+    let mut acknowledged = Acknowledged::default();
     // Closed while an image is verified, so that the two don't share the processors.
     let gate = Arc::new(RwLock::new(()));
     for life in 0..cuts.div_ceil(10) {
@@ -155,13 +156,9 @@ async fn cut_power(syncs: Syncs, cuts: usize) -> Result<usize, String> {
         let disk = Disk::mount(last.as_deref(), at.path());
         disk.set_syncs(syncs);
         let store = Store::open(Options::new(at.path())).map_err(|error| error.to_string())?;
-        let from = notes
-            .lock()
-            .unwrap()
-            .numbers
-            .values()
-            .max()
-            .map_or(0, |n| n + 1000);
+        let from = acknowledged.numbers.values().max().map_or(0, |n| n + 1000);
+        // Each life's own: what is acknowledged after its last image is never seen again.
+        let notes = Arc::new(Mutex::new(acknowledged.clone()));
         for writer in 0..WRITERS {
             tokio::spawn(write_on(
                 store.clone(),
@@ -183,7 +180,7 @@ async fn cut_power(syncs: Syncs, cuts: usize) -> Result<usize, String> {
         for cut in 0..10 {
             tokio::time::sleep(Duration::from_millis(5 + random.below(60) as u64)).await;
             // First what was acknowledged, then the cut: all of it was synced before the cut.
-            let acknowledged = notes.lock().unwrap().clone();
+            acknowledged = notes.lock().unwrap().clone();
             let image = image(life, cut);
             disk.cut(&mut random, &image);
             let _closed = gate.write().await;
@@ -193,22 +190,14 @@ async fn cut_power(syncs: Syncs, cuts: usize) -> Result<usize, String> {
             verify(&image, &acknowledged)
                 .await
                 .map_err(|wrong| format!("cut {cut} of life {life}: {wrong}"))?;
-            // The next life begins here, so that nothing later was ever acknowledged.
-            if cut == 9 {
-                *notes.lock().unwrap() = acknowledged;
-            }
             fs::remove_dir_all(&image).unwrap();
             if let Some(older) = last.replace(untouched) {
                 fs::remove_dir_all(older).unwrap();
             }
         }
-        let keep = notes.lock().unwrap().clone();
         store.close().await;
-        drop(store);
-        *notes.lock().unwrap() = keep;
     }
-    let acknowledged = notes.lock().unwrap().revision;
-    Ok(acknowledged as usize)
+    Ok(acknowledged.revision as usize)
 }
 
 #[test]

@@ -30,13 +30,13 @@ static FAULTS: LazyLock<Option<PathBuf>> =
     LazyLock::new(|| std::env::var_os("KERNELET_FAULTS").map(PathBuf::from));
 
 /// Strikes if a fault waits for this pod at this point.
-pub(crate) fn point(home: &PodHome, when: When, step: StepKind) {
+pub(crate) async fn point(home: &PodHome, when: When, step: StepKind) {
     if let Some(dir) = &*FAULTS {
-        strike(dir, home, when, step);
+        strike(dir, home, when, step).await;
     }
 }
 
-fn strike(dir: &Path, home: &PodHome, when: When, step: StepKind) {
+async fn strike(dir: &Path, home: &PodHome, when: When, step: StepKind) {
     let file = dir.join(&home.id.name);
     let Ok(text) = fs::read_to_string(&file) else {
         return;
@@ -55,7 +55,14 @@ fn strike(dir: &Path, home: &PodHome, when: When, step: StepKind) {
     if fs::rename(&file, dir.join(format!("{}.taken", home.id.name))).is_err() {
         return;
     }
-    let shim = home.shim().map(|shim| shim.pid());
+    let shim = match (victim, step) {
+        // Planned while the shim is still being made: the fault is that it dies under them.
+        ("shim", StepKind::MakeCgroup | StepKind::ResolveImage | StepKind::MountVolume) => {
+            home.await_shim().await
+        }
+        _ => home.shim(),
+    };
+    let shim = shim.map(|shim| shim.pid());
     let told = match (victim, shim) {
         ("agent", _) => "agent".to_owned(),
         ("shim", Some(pid)) => match kill(Pid::from_raw(pid), Signal::SIGKILL) {

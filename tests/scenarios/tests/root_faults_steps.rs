@@ -12,7 +12,7 @@ use std::{
 };
 
 use kernelet_pod_plan::StepKind;
-use kernelet_scenarios::{Machine, binary, busybox_image, eventually, skip_unless_root};
+use kernelet_scenarios::{Machine, Output, binary, busybox_image, eventually, skip_unless_root};
 
 /// What happens to a pod so that a step of this kind is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +74,6 @@ fn faults(victim: &str) -> Vec<Fault> {
             for when in ["before", "after"] {
                 let shim_lives = match step {
                     StepKind::MakeFolders => false,
-                    // These run beside the making of the shim.
-                    StepKind::MakeCgroup | StepKind::ResolveImage => false,
                     StepKind::SpawnShim => when == "after",
                     StepKind::EndShim => when == "before",
                     StepKind::RemoveCgroup | StepKind::RemoveFolders | StepKind::DeleteFromApi => {
@@ -231,8 +229,22 @@ impl Scene {
         });
     }
 
-    fn make(&self, fault: &Fault) {
-        self.machine.apply(&pod(&fault.pod, fault.stage));
+    fn apply(&self, manifest: &str) -> Output {
+        self.machine.kubectl_stdin(&["apply", "-f", "-"], manifest)
+    }
+
+    fn make(&self, fault: &Fault) -> Output {
+        self.apply(&pod(&fault.pod, fault.stage))
+    }
+
+    /// A write that sets off the program's kill, and the next start. The kill may be quicker than the answer, and
+    /// then the write is made again, as any client does.
+    fn set_off(&self, fault: &Fault, write: impl Fn() -> Output) {
+        let first = write();
+        self.up_again(fault);
+        if first.code != 0 {
+            write().ok();
+        }
     }
 
     /// Kills the container's process from outside.
@@ -247,10 +259,10 @@ impl Scene {
         }
     }
 
-    fn delete(&self, pods: &[&str]) {
-        let mut args = vec!["delete", "pod", "--wait=false"];
+    fn delete(&self, pods: &[&str]) -> Output {
+        let mut args = vec!["delete", "pod", "--wait=false", "--ignore-not-found"];
         args.extend(pods);
-        self.machine.kubectl(&args).ok();
+        self.machine.kubectl(&args)
     }
 }
 
@@ -302,38 +314,32 @@ fn the_program_killed_before_and_after_each_step_of_a_pod_finds_its_way() {
     let mut count = 0;
     for fault in faults("agent") {
         let case = Instant::now();
-        let settled = !matches!(fault.stage, Stage::Made);
-        if !settled {
+        if fault.stage == Stage::Made {
             scene.arm(&fault);
-        }
-        scene.make(&fault);
-        if settled {
+            scene.set_off(&fault, || scene.make(&fault));
+        } else {
+            scene.make(&fault).ok();
             scene.await_running(&fault, "old");
             scene.arm(&fault);
         }
         match fault.stage {
-            Stage::Made => {
-                scene.up_again(&fault);
-                scene.await_running(&fault, "old");
-                scene.delete(&[&fault.pod]);
-            }
+            Stage::Made => scene.await_running(&fault, "old"),
             Stage::Refreshed => {
-                scene.machine.apply(&settings("new"));
-                scene.up_again(&fault);
+                scene.set_off(&fault, || scene.apply(&settings("new")));
                 scene.await_running(&fault, "new");
-                scene.machine.apply(&settings("old"));
-                scene.delete(&[&fault.pod]);
+                scene.apply(&settings("old")).ok();
             }
             Stage::Restarted => {
                 scene.kill_container(&fault);
                 scene.up_again(&fault);
                 scene.await_running(&fault, "old");
-                scene.delete(&[&fault.pod]);
             }
             Stage::Deleted | Stage::DeletedDeaf => {
-                scene.delete(&[&fault.pod]);
-                scene.up_again(&fault);
+                scene.set_off(&fault, || scene.delete(&[&fault.pod]));
             }
+        }
+        if !is_end(&fault) {
+            scene.delete(&[&fault.pod]).ok();
         }
         scene.await_nothing_left(&fault.text);
         count += 1;
@@ -351,7 +357,7 @@ fn a_shim_killed_before_and_after_each_step_costs_its_pod_a_restart_at_most() {
         scene.arm(fault);
     }
     for fault in &all {
-        scene.make(fault);
+        scene.make(fault).ok();
     }
     for fault in &all {
         if fault.stage == Stage::Made {
@@ -379,7 +385,7 @@ fn a_shim_killed_before_and_after_each_step_costs_its_pod_a_restart_at_most() {
         scene.arm(fault);
     }
     let names: Vec<&str> = all.iter().map(|fault| fault.pod.as_str()).collect();
-    scene.delete(&names);
+    scene.delete(&names).ok();
     scene.await_nothing_left("every pod is gone");
     let held = scene.machine.namespaces_held();
     assert!(held <= 1, "{held} namespaces are held open");

@@ -1,6 +1,6 @@
 //! `up`, `status`, `down`: what they make, and how they refuse.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
 
 use kernelet_scenarios::{Machine, Output, eventually, skip_unless_root};
 
@@ -227,6 +227,42 @@ fn down_pods_ends_them_and_a_later_up_starts_them_again() {
         "condition=Available",
         Duration::from_secs(60),
     );
+}
+
+#[test]
+fn a_purge_whose_program_is_killed_meanwhile_purges_all_the_same() {
+    skip_unless_root!();
+    let machine = Machine::new();
+    machine.up();
+    let run_dir = machine.run_dir();
+    let pid = machine.status()["pid"].as_i64().unwrap();
+    // It accepts nothing, so that the purge waits for its answer when the kill comes.
+    machine.sh(&format!("kill -STOP {pid}")).ok();
+    let purge = machine
+        .kernelet_command(&["down", "--purge"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let descriptors = format!("/proc/{}/fd", purge.id());
+    eventually("it watches the program", Duration::from_secs(10), || {
+        let targets: Vec<_> = fs::read_dir(&descriptors)
+            .map_err(|error| error.to_string())?
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .collect();
+        match targets
+            .iter()
+            .any(|t| t.to_string_lossy().contains("pidfd"))
+        {
+            true => Ok(()),
+            false => Err(format!("{targets:?}")),
+        }
+    });
+    machine.sh(&format!("kill -9 {pid}")).ok();
+    let output = purge.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(!run_dir.exists());
 }
 
 fn kernelet() -> String {

@@ -28,10 +28,10 @@ pub(crate) struct Scene {
 
 pub(crate) async fn execute(home: &Arc<PodHome>, scene: &Scene, step: &Step) -> Outcome {
     #[cfg(feature = "fault-points")]
-    crate::fault::point(home, crate::fault::When::Before, step.kind());
+    crate::fault::point(home, crate::fault::When::Before, step.kind()).await;
     let outcome = carry_out(home, scene, step).await;
     #[cfg(feature = "fault-points")]
-    crate::fault::point(home, crate::fault::When::After, step.kind());
+    crate::fault::point(home, crate::fault::When::After, step.kind()).await;
     outcome
 }
 
