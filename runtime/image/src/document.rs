@@ -67,12 +67,11 @@ pub(crate) fn images(source: &Source) -> Result<Vec<Found>, ImageError> {
             ));
         }
     };
-    for image in docker.iter().flatten() {
+    // Beside a layout manifest.json only gives names, to the image whose configuration it names.
+    for image in docker.iter().flatten().filter(|_| index.is_some()) {
         for found in &mut found {
             if image.config.contains(&found.id.0.hex()) {
-                for name in image.repo_tags.iter().flatten() {
-                    add_reference(found, name.parse()?);
-                }
+                name(found, image)?;
             }
         }
     }
@@ -83,6 +82,13 @@ pub(crate) fn images(source: &Source) -> Result<Vec<Found>, ImageError> {
         });
     }
     Ok(found)
+}
+
+fn name(found: &mut Found, image: &DockerImage) -> Result<(), ImageError> {
+    for name in image.repo_tags.iter().flatten() {
+        add_reference(found, name.parse()?);
+    }
+    Ok(())
 }
 
 fn add_reference(found: &mut Found, reference: Reference) {
@@ -224,13 +230,15 @@ fn docker_image(source: &Source, image: &DockerImage) -> Result<Found, ImageErro
             diff_id,
         })
         .collect();
-    Ok(Found {
+    let mut found = Found {
         id: ImageId(id),
         config,
         manifest: None,
         layers,
         references: Vec::new(),
-    })
+    };
+    name(&mut found, image)?;
+    Ok(found)
 }
 
 /// The digest that a part's name holds: `<hex>.json` or `blobs/sha256/<hex>`.

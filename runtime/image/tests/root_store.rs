@@ -296,6 +296,30 @@ fn what_is_no_image_says_so() {
 }
 
 #[test]
+fn a_configuration_may_be_called_anything() {
+    if !root("a_configuration_may_be_called_anything") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let layer = layer("only");
+    let config = json!({"architecture": "amd64", "os": "linux",
+                        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))]}});
+    let manifest = json!([{"Config": "config.json", "RepoTags": ["other:v1", "my.registry/other"],
+                           "Layers": ["layer.tar"]}]);
+    let archive = Layer::new()
+        .file("config.json", &config.to_string())
+        .file("layer.tar", std::str::from_utf8(&layer).unwrap())
+        .file("manifest.json", &manifest.to_string())
+        .done();
+    let loaded = store.load_from(archive.as_slice()).unwrap();
+    assert_eq!(loaded.len(), 1);
+    for name in ["other:v1", "my.registry/other:latest"] {
+        assert_eq!(store.get(name).unwrap().id, loaded[0].id, "{name}");
+    }
+}
+
+#[test]
 fn names_and_ids_find_an_image_and_holders_keep_it() {
     if !root("names_and_ids_find_an_image_and_holders_keep_it") {
         return;

@@ -146,7 +146,32 @@ impl Pods {
         }
     }
 
+    /// Where there is no API: the pods whose remains are here, each told from the start to end within `grace`.
+    /// With how many there are, those of them that had a shim.
+    pub fn of_remains(ctx: Arc<Context>, grace: Duration) -> (Arc<Self>, usize) {
+        let (folders, shims) = (
+            names(&ctx.config.data_dir.join("pods")),
+            names(&ctx.config.run_dir.join("pods")),
+        );
+        let pods = Arc::new(Self {
+            ctx,
+            slots: Mutex::default(),
+            attached: Mutex::default(),
+            ended: Notify::new(),
+            changed: Arc::default(),
+        });
+        for uid in folders.union(&shims) {
+            let pod = Arc::new(remembered(&pods.ctx, uid));
+            pods.add_with(&pod, Presence::Present, Some(grace));
+        }
+        (pods, shims.len())
+    }
+
     fn add(self: &Arc<Self>, pod: &Arc<Pod>, presence: Presence) {
+        self.add_with(pod, presence, None);
+    }
+
+    fn add_with(self: &Arc<Self>, pod: &Arc<Pod>, presence: Presence, suspended: Option<Duration>) {
         let Some(uid) = pod.uid() else { return };
         let mut slots = self.slots();
         if let Some(slot) = slots.get(&uid) {
@@ -176,7 +201,7 @@ impl Pods {
             let wanted = Wanted {
                 pod,
                 presence,
-                suspended: None,
+                suspended,
                 node: this.ctx.facts.clone(),
             };
             let attached = this
@@ -214,18 +239,7 @@ impl Pods {
         let mut left: BTreeSet<String> = names(&ctx.config.data_dir.join("pods"));
         left.extend(names(&ctx.config.run_dir.join("pods")));
         for uid in left.iter().filter(|uid| !known.contains(*uid)) {
-            let file = ctx.pod_dir(uid).join(POD_FILE);
-            let pod = fs::read(&file)
-                .ok()
-                .and_then(|text| serde_json::from_slice::<Pod>(&text).ok());
-            // Without its file only the uid is known; that suffices for what can be left of it.
-            let pod = pod.unwrap_or_else(|| Pod {
-                metadata: ObjectMeta {
-                    uid: Some(uid.clone()),
-                    ..ObjectMeta::default()
-                },
-                ..Pod::default()
-            });
+            let pod = remembered(ctx, uid);
             tracing::info!(uid, name = %pod.name_any(), "a pod of an earlier agent is no longer in the API: taken down");
             self.add(&Arc::new(pod), Presence::Removed);
         }
@@ -312,6 +326,22 @@ fn follow(pods: &Weak<Pods>, change: &Change<Pod>) {
         Change::Deleted(pod) => pods.gone(pod),
         Change::Added(pod) | Change::Updated { new: pod, .. } => pods.add(pod, Presence::Present),
     }
+}
+
+/// The object as the last agent knew it.
+fn remembered(ctx: &Context, uid: &str) -> Pod {
+    let file = ctx.pod_dir(uid).join(POD_FILE);
+    let pod = fs::read(&file)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Pod>(&text).ok());
+    // Without its file only the uid is known; that suffices for what can be left of it.
+    pod.unwrap_or_else(|| Pod {
+        metadata: ObjectMeta {
+            uid: Some(uid.to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..Pod::default()
+    })
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {

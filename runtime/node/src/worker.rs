@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kernelet_pod_plan::{
     ContainerId, Exit, FailureReason, Observed, Outcome, Plan, Presence, Run, Step, StepError,
-    Teardown, Wanted, plan, pod_status,
+    Teardown, Wanted, plan,
     probe::{ProbeAnswer, ProbeKind, ProbeTiming},
 };
 use kernelet_shim_client::{Liveness, Observed as ShimObserved, Phase};
@@ -118,9 +118,12 @@ impl Worker {
                 steps,
                 wake_at,
                 finished,
+                status,
+                differs,
             } = plan(&self.wanted, &self.seen, now);
+            self.seen.differs(differs, now);
             self.told.waits(&self.home, &self.wanted, &self.seen, now);
-            self.publish(now);
+            self.publish(status);
             self.probes.reconcile(&self.wanted, &self.seen);
             if finished && self.steps.is_empty() {
                 break;
@@ -356,8 +359,7 @@ impl Worker {
         }
     }
 
-    fn publish(&self, now: Timestamp) {
-        let status = pod_status(&self.wanted, &self.seen, now);
+    fn publish(&self, status: PodStatus) {
         let containers = self.seen.containers.iter().filter_map(|(name, c)| {
             let (id, attempt) = match &c.run {
                 Run::Created { id, attempt, .. } | Run::Running { id, attempt, .. } => {

@@ -13,7 +13,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_kernelet-oci");
+/// KERNELET_OCI names it where this test runs on another machine than the one it was built on.
+fn program() -> String {
+    std::env::var("KERNELET_OCI").unwrap_or_else(|_| env!("CARGO_BIN_EXE_kernelet-oci").into())
+}
 
 struct Bundle {
     dir: tempfile::TempDir,
@@ -75,7 +78,7 @@ impl Bundle {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command
             .arg("--root")
             .arg(self.root())
@@ -389,7 +392,8 @@ fn descriptors_are_preserved_and_none_else_leaks() {
     };
     fs::write(b.path().join("three"), "third\n").unwrap();
     let shell = format!(
-        "exec {PROGRAM} --root {} run --preserve-fds 1 {} 3< {}/three 7< /etc/hostname",
+        "exec {} --root {} run --preserve-fds 1 {} 3< {}/three 7< /etc/hostname",
+        program(),
         b.root().display(),
         b.id,
         b.path().display()

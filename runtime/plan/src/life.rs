@@ -12,6 +12,7 @@ use crate::{
     Teardown, VolumeStage, Wanted,
     back_off::RetryKind,
     probe::{ProbeAnswer, ProbeKind, ProbeState, ProbeTiming},
+    status::normalized,
 };
 
 /// The way down, in order. Each is idempotent.
@@ -340,7 +341,7 @@ impl Observed {
         };
         if newer && !self.reported.busy {
             self.reported.version = version;
-            self.reported.status = wanted.pod.status.clone();
+            self.reported.status = wanted.pod.status.clone().map(normalized);
         }
     }
 

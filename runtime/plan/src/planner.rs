@@ -34,11 +34,15 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// Nothing is left to do for ever: the pod's task may end.
     pub finished: bool,
+    /// What the API should have now.
+    pub status: PodStatus,
+    /// It has something else.
+    pub differs: bool,
 }
 
 /// A status change that changes nothing for anybody (a waiting reason) is held back so long, so that a pod that
-/// starts fast costs one write.
-const REPORT_DELAY: Duration = Duration::from_millis(250);
+/// starts fast costs one write, and a crowd of pods that starts slowly isn't slowed further.
+const REPORT_DELAY: Duration = Duration::from_secs(1);
 /// A killed container that is still there is killed again after this.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
 /// What a container has at least between a pre-stop hook that used the grace up and its kill.
@@ -64,6 +68,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed, now: Timestamp) -> Plan {
     } else {
         planner.up(in_sync);
     }
+    planner.plan.status = status;
     planner.plan
 }
 
@@ -127,25 +132,21 @@ impl Planner<'_> {
         self.now >= at
     }
 
-    /// Plans the status patch; true when the API has everything that our status says.
+    /// Plans the status patch; true when the API knows all that somebody may wait for, each container's end above all.
     fn report(&mut self, status: &PodStatus) -> bool {
         let reported = &self.observed.reported;
+        let difference = status::difference(reported.status.as_ref(), status);
+        self.plan.differs = difference != status::Difference::None;
         if reported.busy {
             return false;
         }
-        let difference = status::difference(reported.status.as_ref(), status);
         let due = match difference {
             status::Difference::None => return true,
             status::Difference::Urgent => true,
             status::Difference::MayWait => {
-                let since = reported
-                    .differs_since
-                    .or(self.observed.start_time)
-                    .unwrap_or(self.now);
-                let at = since + REPORT_DELAY;
-                if self.now < at {
-                    self.wake(at);
-                }
+                let since = reported.differs_since.or(self.observed.start_time);
+                let at = since.unwrap_or(self.now) + REPORT_DELAY;
+                self.wake(at);
                 self.now >= at
             }
         };
@@ -157,7 +158,7 @@ impl Planner<'_> {
                 status: Box::new(status.clone()),
             });
         }
-        false
+        difference == status::Difference::MayWait
     }
 
     fn up(&mut self, in_sync: bool) {

@@ -14,6 +14,7 @@ use crate::{
     life::STATUS_UNKNOWN,
     observed::ImageStage,
     probe::{ProbeAnswer, ProbeState},
+    status::normalized,
 };
 
 /// What is left of the pod on this machine.
@@ -63,7 +64,7 @@ pub enum SurvivorPhase {
 impl Observed {
     /// The state to go on from.
     pub fn restored(wanted: &Wanted, survivors: Survivors, now: Timestamp) -> Self {
-        let status = wanted.pod.status.clone().unwrap_or_default();
+        let status = normalized(wanted.pod.status.clone().unwrap_or_default());
         let mut seen = Self {
             start_time: status.start_time.as_ref().map(|t| t.0),
             ..Self::default()

@@ -22,6 +22,7 @@ mod patch;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use patch::normalized;
 pub use patch::status_patch;
 
 /// The status that the API should have now.
@@ -526,13 +527,11 @@ impl Observed {
             let message = "Pod was active on the node longer than the specified deadline";
             self.failed = Some(("DeadlineExceeded".to_owned(), message.to_owned()));
         }
-        let ours = pod_status(wanted, self, now);
-        match difference(self.reported.status.as_ref(), &ours) {
-            Difference::None => self.reported.differs_since = None,
-            Difference::MayWait | Difference::Urgent => {
-                self.reported.differs_since.get_or_insert(now);
-            }
-        }
+    }
+
+    /// Whether the last plan found the API's status to differ from ours; since when is what a report may wait by.
+    pub fn differs(&mut self, differs: bool, now: Timestamp) {
+        self.reported.differs_since = differs.then(|| self.reported.differs_since.unwrap_or(now));
     }
 
     /// Whether a stage of the ground has failed: its message is what keeps the pod from starting.

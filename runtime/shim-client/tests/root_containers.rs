@@ -296,7 +296,7 @@ async fn limits_reach_the_kernel() {
     let v1 = layout.v1_of("cpu").is_some();
     assert_eq!(
         file("cpu", "cpu.shares", "cpu.weight"),
-        if v1 { "256" } else { "36" }
+        if v1 { "256" } else { "35" }
     );
     assert_eq!(
         file("cpu", "cpu.cfs_quota_us", "cpu.max"),
@@ -489,6 +489,30 @@ async fn a_terminal_is_a_terminal() {
     assert_eq!(exec.wait().await.unwrap().exit_code, 4);
     let text = reader.await.unwrap();
     assert!(text.starts_with("/dev/pts/0\r\n"), "{text:?}");
+    pod.end(Some(shim)).await;
+}
+
+#[tokio::test]
+async fn a_terminals_output_is_logged_and_a_wanted_stdin_stays_open() {
+    let Some(layout) = root_layout("tty in a pod") else {
+        return;
+    };
+    let pod = Pod::new(layout);
+    let shim = pod.shim().await;
+    let mut plan = pod.container(
+        "one",
+        "tty; echo to-stderr >&2; test -t 0 && echo yes; exit 2",
+    );
+    plan.terminal = true;
+    assert_eq!(run(&shim, &plan).await.exit_code, 2);
+    assert_eq!(pod.log("one"), "/dev/pts/0\nto-stderr\nyes\n");
+    // A read comes back at once without a stdin, and waits with one, until the signal.
+    let script = "(sleep 0.3; kill -TERM 1) & trap 'exit 143' TERM; read line; exit 1";
+    for (name, wanted, code) in [("with", true, 143), ("without", false, 1)] {
+        let mut plan = pod.container(name, script);
+        plan.stdin = wanted;
+        assert_eq!(run(&shim, &plan).await.exit_code, code, "{name}");
+    }
     pod.end(Some(shim)).await;
 }
 

@@ -19,7 +19,10 @@ use kernelet_shim_client::{Liveness, Phase, Shim, VolumePlan};
 async fn creation(pod: &Pod, shim: &Shim) -> Result<(), Box<dyn std::error::Error>> {
     let mut sandbox = pod.sandbox();
     sandbox.share_process_namespace = true;
-    shim.create_sandbox(&sandbox).await?;
+    let made = shim.create_sandbox(&sandbox).await?;
+    // Who has the answer has seen the level.
+    let level = shim.watch().borrow().state.sandbox.clone();
+    assert_eq!(level.and_then(|s| s.init_pid), made.init_pid);
     shim.create_volume(&VolumePlan {
         name: "v".into(),
         size_bytes: Some(4096),

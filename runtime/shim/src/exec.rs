@@ -5,13 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernelet_container::ExecDescriptors;
 use kernelet_sys::{
     SysError,
     process::{self, Ended, Process},
+    seccomp::Filter,
     socket,
 };
 
-use crate::protocol::ExecExit;
+use crate::{
+    answer::{Answered, Taken, duplicate, failure},
+    pod::Pod,
+    protocol::{self, Answer, ExecExit, ExecStdio, FailureKind, Message, Phase},
+    session::chain,
+};
 
 #[derive(Debug)]
 pub(crate) struct Exec {
@@ -57,6 +64,96 @@ impl Exec {
             exit.dropped_bytes = capture.dropped;
         }
         exit
+    }
+}
+
+impl Pod {
+    pub(crate) fn exec(&mut self, exec: protocol::Exec, mut taken: Taken) -> Answered {
+        let container = self.get(&exec.container)?;
+        let (Some(process), Phase::Running { .. }) = (&container.process, &container.state.phase)
+        else {
+            return Err(failure(
+                FailureKind::Conflict,
+                format!("container {} is not running", exec.container),
+            ));
+        };
+        let join = taken.join(exec.join)?;
+        let mut capture = None;
+        let stdio = match (exec.plan.terminal, exec.stdio) {
+            (true, _) => None,
+            (false, ExecStdio::Passed) => Some(taken.stdio()?),
+            (false, ExecStdio::Capture { limit }) => {
+                let (kept, end) = Capture::new(limit)?;
+                capture = Some(kept);
+                let null = duplicate(std::io::stdin().as_fd())?;
+                Some([null, duplicate(end.as_fd())?, end])
+            }
+        };
+        let filter = match exec
+            .filter
+            .map(|bytes| Filter::from_bytes(&bytes))
+            .transpose()
+        {
+            Ok(filter) => filter,
+            Err(e) => return Err(failure(FailureKind::Invalid, chain(&e))),
+        };
+        let made = ExecDescriptors {
+            container: duplicate(process.pidfd.as_fd())?,
+            join,
+            stdio,
+            own_pid: Some(duplicate(self.own_pid.as_fd())?),
+            filter,
+            preserve: 0,
+        };
+        let waiting = kernelet_container::exec(&exec.plan, made)?;
+        let (process, terminal) = waiting.start()?;
+        let id = self.next_exec;
+        self.next_exec += 1;
+        let mut answers = vec![duplicate(process.pidfd.as_fd())?];
+        answers.extend(terminal);
+        let pid = process.pid;
+        self.execs.insert(
+            id,
+            Exec {
+                id,
+                process,
+                capture,
+                deadline: exec.plan.timeout.map(|timeout| Instant::now() + timeout),
+                timed_out: false,
+            },
+        );
+        Ok((Answer::ExecStarted { exec: id, pid }, answers))
+    }
+
+    pub(crate) fn reap_exec(&mut self, id: u64) {
+        let Some(exec) = self.execs.get(&id) else {
+            return;
+        };
+        let ended = match process::try_wait(exec.process.pidfd.as_fd()) {
+            Ok(Some(ended)) => ended,
+            Ok(None) => return,
+            Err(_) => Ended::Exited(255),
+        };
+        if let Some(exec) = self.execs.remove(&id) {
+            self.outbox.push(Message::ExecExited(exec.exit(ended)));
+        }
+    }
+
+    /// Kills execs whose time is over.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        for exec in self.execs.values_mut() {
+            if !exec.timed_out && exec.deadline.is_some_and(|deadline| deadline <= now) {
+                exec.timed_out = true;
+                exec.kill();
+            }
+        }
+    }
+
+    /// The agent has gone, and with it who wanted the execs.
+    pub(crate) fn end_execs(&mut self) {
+        for exec in self.execs.values() {
+            exec.kill();
+        }
     }
 }
 

@@ -12,6 +12,8 @@
 //! and the next one learns the level. **Invariant:** no JSON, no tokio, no host path: everything comes
 //! as a descriptor.
 
+mod answer;
+mod container;
 mod exec;
 mod log;
 mod pod;

@@ -73,6 +73,24 @@ impl Log {
         Ok((Log { file, streams }, ends))
     }
 
+    /// The same for a terminal: both streams are one there, and it is called stdout.
+    pub(crate) fn of_terminal(
+        dir: BorrowedFd<'_>,
+        plan: &LogPlan,
+        control: OwnedFd,
+    ) -> Result<Log, SysError> {
+        socket::set_nonblocking(control.as_fd(), true)?;
+        let stream = Stream {
+            name: "stdout",
+            pipe: control,
+            pending: Vec::new(),
+        };
+        Ok(Log {
+            file: LogFile::open(dir, plan)?,
+            streams: vec![stream],
+        })
+    }
+
     /// What to poll: the index is for [`Log::read`].
     pub(crate) fn pipes(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
         self.streams
@@ -89,12 +107,7 @@ impl Log {
         let mut chunk = [0_u8; CHUNK];
         match nix::unistd::read(&stream.pipe, &mut chunk) {
             Ok(0) => {
-                let stream = self.streams.remove(index);
-                if !stream.pending.is_empty() {
-                    let mut out = Vec::new();
-                    push_line(&mut out, stream.name, 'F', &stream.pending);
-                    self.file.append(&out, 1);
-                }
+                self.finish(index);
                 Read::Closed
             }
             Ok(n) => {
@@ -103,11 +116,21 @@ impl Log {
                 Read::Some
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Read::Nothing,
-            // A pipe has no other errors to speak of; without it, the poll would spin.
+            // EIO is a terminal's way to say that nobody has its other end. Kept open, the poll would spin.
             Err(_) => {
-                self.streams.remove(index);
+                self.finish(index);
                 Read::Closed
             }
+        }
+    }
+
+    /// A stream has ended, perhaps in the middle of a line.
+    fn finish(&mut self, index: usize) {
+        let stream = self.streams.remove(index);
+        if !stream.pending.is_empty() {
+            let mut out = Vec::new();
+            push_line(&mut out, stream.name, 'F', &stream.pending);
+            self.file.append(&out, 1);
         }
     }
 

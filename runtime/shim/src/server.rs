@@ -247,6 +247,10 @@ impl Server {
     }
 
     fn answer(&mut self, request: Request, descriptors: Vec<OwnedFd>) {
+        if matches!(request.call, Call::Shutdown) {
+            // Who has just seen the pod's cgroup empty is not refused for an end that waits beside its request.
+            self.pod.reap();
+        }
         let answered = match request.call {
             Call::Hello { version } => self.hello(version),
             Call::Shutdown if self.pod.is_alive() => Err(Failure {
@@ -275,7 +279,7 @@ impl Server {
         );
     }
 
-    fn hello(&mut self, version: u16) -> crate::pod::Answered {
+    fn hello(&mut self, version: u16) -> crate::answer::Answered {
         if version != VERSION {
             return Err(Failure {
                 kind: FailureKind::Version,

@@ -20,7 +20,7 @@ use kernelet_pod_plan::{
 };
 use kernelet_shim_client::{FailureKind, Shim, ShimError};
 use kernelet_spec::{MountPlan, MountSource, Rootfs, Seccomp};
-use kernelet_sys::root::{Symlinks, folder};
+use kernelet_sys::root::{Symlinks, folder, open_in};
 
 use super::Scene;
 use crate::{
@@ -380,27 +380,29 @@ fn sub_path(wished: &VolumeMount, env: &[(String, String)]) -> Result<Option<Pat
     Ok(Some(path))
 }
 
-/// A subPath that isn't there becomes a folder, as upstream has it. The walk never leaves the volume.
+/// What of a subPath isn't there becomes folders, as open as the volume itself, as upstream has it. The walk never
+/// leaves the volume.
 async fn make_sub_path(volume: OwnedFd, sub_path: PathBuf) -> Result<(), StepError> {
-    let made = blocking(move || {
-        let there = kernelet_sys::root::open_in(
-            volume.as_fd(),
-            &sub_path,
-            nix::fcntl::OFlag::O_PATH,
-            0,
-            Symlinks::Inside,
-        );
-        if there.is_ok() {
-            return Ok(());
+    let made = blocking(move || make_folders(&volume, &sub_path).map_err(|e| chain(&*e)));
+    made.await?
+        .map_err(|e| config_error(format!("failed to prepare subPath for volumeMount: {e}")))
+}
+
+fn make_folders(volume: &OwnedFd, sub_path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    use std::os::fd::AsRawFd;
+    let by_descriptor = |fd: &OwnedFd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let permissions = fs::metadata(by_descriptor(volume))?.permissions();
+    let mut path = PathBuf::new();
+    for part in sub_path {
+        path.push(part);
+        let flags = nix::fcntl::OFlag::O_PATH;
+        if open_in(volume.as_fd(), &path, flags, 0, Symlinks::Inside).is_ok() {
+            continue;
         }
-        folder(volume.as_fd(), &sub_path, Symlinks::Inside).map(drop)
-    });
-    made.await?.map_err(|e| {
-        config_error(format!(
-            "failed to prepare subPath for volumeMount: {}",
-            chain(&e)
-        ))
-    })
+        let made = folder(volume.as_fd(), &path, Symlinks::Inside)?;
+        fs::set_permissions(by_descriptor(&made), permissions.clone())?;
+    }
+    Ok(())
 }
 
 async fn make_root(

@@ -51,6 +51,7 @@ impl World {
     fn ask(&mut self) -> Option<Timestamp> {
         self.seen.settle(&self.wanted, self.now);
         let plan = plan(&self.wanted, &self.seen, self.now);
+        self.seen.differs(plan.differs, self.now);
         for step in plan.steps {
             self.check(&step);
             self.seen.begin(&step, self.now);
@@ -413,7 +414,12 @@ fn a_failed_teardown_resumes_at_the_step_that_failed() {
     up(&mut world);
     world.delete(1);
     world.calm(|w| w.flying.iter().any(|s| s.kind() == StepKind::DetachNetwork));
-    world.land(0, false);
+    let at = world
+        .flying
+        .iter()
+        .position(|s| s.kind() == StepKind::DetachNetwork)
+        .expect("in flight");
+    world.land(at, false);
     let Teardown::At {
         step,
         state: Stage::Failed(failure),
