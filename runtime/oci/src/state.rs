@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use kernelet_spec::{ContainerId, ContainerPlan};
 use kernelet_sys::{cgroup::Layout, fd, process};
-use nix::fcntl::OFlag;
+use nix::{errno::Errno, fcntl::OFlag};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
@@ -160,13 +160,18 @@ impl Saved {
         }
     }
 
-    /// A descriptor of the process, proven to be it.
+    /// A descriptor of the process, proven to be it. Callers of this program look for these very words when it has
+    /// ended, whether its parent has taken note of that already or not (containerd's `checkKillError`).
     pub fn pidfd(&self) -> Result<std::os::fd::OwnedFd> {
-        let pidfd = process::pidfd_open(self.pid)?;
+        let ended = || anyhow!("container not running: {}", self.id);
+        let pidfd = process::pidfd_open(self.pid).map_err(|error| match error.errno {
+            Errno::ESRCH => ended(),
+            _ => error.into(),
+        })?;
         // Opened first, then compared: what was compared can't have been replaced since.
         match self.is_alive() {
             true => Ok(pidfd),
-            false => bail!("container is not running"),
+            false => Err(ended()),
         }
     }
 }
@@ -197,4 +202,48 @@ pub fn rfc3339(seconds: u64) -> String {
         rest / 60 % 60,
         rest % 60
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    fn saved(pid: u32) -> Saved {
+        let pid = pid as i32;
+        let proc = fd::open(Path::new("/proc"), OFlag::O_PATH | OFlag::O_DIRECTORY, 0).unwrap();
+        Saved {
+            id: ContainerId::new("c1").unwrap(),
+            pid,
+            start_time: process::start_time(proc.as_fd(), pid).unwrap(),
+            boot_id: process::boot_id().unwrap(),
+            bundle: PathBuf::new(),
+            rootfs: PathBuf::new(),
+            created: 0,
+            cgroup: String::new(),
+            annotations: BTreeMap::new(),
+            oci_version: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_container_that_has_ended_is_not_running_before_and_after_its_parent_notes_it() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let saved = saved(child.id());
+        saved.pidfd().unwrap();
+        child.kill().unwrap();
+        let ended = |saved: &Saved| saved.pidfd().map(|_| ()).map_err(|e| e.to_string());
+        let expected = Err("container not running: c1".to_owned());
+        // Ended, and not waited for: it is there, as a zombie.
+        let id = nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(saved.pid));
+        let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        nix::sys::wait::waitid(id, flags).unwrap();
+        assert_eq!(ended(&saved), expected);
+        child.wait().unwrap();
+        assert_eq!(ended(&saved), expected);
+    }
 }

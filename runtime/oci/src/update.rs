@@ -50,7 +50,7 @@ pub fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
     let folder = Folder::of(global, &cli::id(&args.id)?);
     let saved = folder.load()?;
     if !saved.is_alive() {
-        bail!("container {} is not running", saved.id);
+        bail!("container not running: {}", saved.id);
     }
     let mut wish = match &args.resources {
         None => Resources::default(),

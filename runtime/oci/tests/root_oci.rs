@@ -262,7 +262,7 @@ fn a_container_goes_through_its_life() {
     assert!(b.fails(&["delete", &id]).contains("not stopped"));
     b.ok(&["kill", &id, "TERM"]);
     b.wait_for("stopped");
-    assert!(b.fails(&["kill", &id]).contains("not running"));
+    assert!(b.fails(&["kill", &id]).contains("container not running"));
     b.ok(&["delete", &id]);
     assert!(b.fails(&["state", &id]).contains("does not exist"));
     b.assert_nothing_left();
