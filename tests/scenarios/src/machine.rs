@@ -80,7 +80,7 @@ impl Machine {
             "set -e
              ip netns add {node}; ip netns add {outside}
              ip -n {node} link set lo up; ip -n {outside} link set lo up
-             ip link add name eth0 netns {node} type veth peer name eth0 netns {outside}
+             ip -n {node} link add eth0 type veth peer name eth0 netns {outside}
              ip -n {node} address add {NODE_IP}/24 dev eth0; ip -n {outside} address add {OUTSIDE_IP}/24 dev eth0
              ip -n {node} link set eth0 up; ip -n {outside} link set eth0 up
              ip -n {node} route add default via {OUTSIDE_IP}"
