@@ -1,4 +1,4 @@
-//! Two ways to a `kube::Client`: in this process, and by a kubeconfig.
+//! The ways to a `kube::Client`: in this process, by a kubeconfig, or to nobody.
 
 use http::{Request, Response};
 use kube::{Client, Config, client::Body, config::KubeConfigOptions, config::Kubeconfig};
@@ -31,6 +31,14 @@ where
     B::Error: Into<BoxError>,
 {
     Client::new(service, "default")
+}
+
+/// A client of no server: every request fails at once, with `reason`. For who must do without one.
+pub fn of_no_server(reason: &'static str) -> Client {
+    let refuse = move |_: Request<Body>| async move {
+        Err::<Response<Body>, BoxError>(BoxError::from(reason))
+    };
+    Client::new(tower::service_fn(refuse), "default")
 }
 
 /// A client of the kubeconfig's current context.

@@ -14,7 +14,7 @@ mod reflect;
 mod shared;
 mod workers;
 
-pub use connect::{ConnectError, from_kubeconfig, from_service};
+pub use connect::{ConnectError, from_kubeconfig, from_service, of_no_server};
 pub use errors::{is_already_exists, is_conflict, is_forbidden, is_gone, is_not_found};
 pub use events::{EventType, Recorder, reference};
 pub use index::Index;
