@@ -95,7 +95,7 @@ pub enum Part {
 /// What the whole cluster agrees on.
 #[derive(Args, Clone, Debug)]
 pub struct ClusterOptions {
-    /// The store: `embedded`, or `etcd://host:port,…`
+    /// Where objects are kept: `embedded`, `etcd://host:port,…`, or with TLS `etcds://host:port,…?ca=FILE&cert=FILE&key=FILE`
     #[arg(long, default_value = "embedded", value_name = "URL")]
     pub store: String,
     /// The API server's port
@@ -198,12 +198,56 @@ pub enum NetCommand {
     Services(OutputOptions),
     /// Backends, as the kernel's maps hold them
     Backends(OutputOptions),
+    /// What the data plane decides, as it decides it: translations, drops and why
+    Flows(FlowsOptions),
+    /// What it would do with a connection: each look-up in the kernel's maps, and the verdict
+    Trace(TraceOptions),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct FlowsOptions {
+    /// End after so many [default: at the interrupt]
+    #[arg(long, value_name = "N")]
+    pub count: Option<usize>,
+    /// Only what was dropped or refused
+    #[arg(long)]
+    pub dropped: bool,
+    #[command(flatten)]
+    pub output: OutputOptions,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct TraceOptions {
+    /// Who connects: `node`, `pod/NAME`, `pod/NAMESPACE/NAME`, or a pod's address
+    #[arg(long, default_value = "node", value_name = "WHO")]
+    pub from: String,
+    /// Where to: `svc/NAME:PORT`, `svc/NAMESPACE/NAME:PORT`, `pod/…:PORT`, or `ADDRESS:PORT`
+    #[arg(long, value_name = "WHERE")]
+    pub to: String,
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    pub protocol: Protocol,
+    #[command(flatten)]
+    pub output: OutputOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    Tcp,
+    Udp,
 }
 
 #[derive(Subcommand)]
 pub enum StoreCommand {
     /// Copy the store to a file; while it is not in use
-    Backup { file: PathBuf },
+    Backup {
+        /// The new file
+        file: PathBuf,
+    },
+    /// Make the store from a backup; while there is none
+    Restore {
+        /// What `backup` wrote
+        file: PathBuf,
+    },
     /// Drop history and give the space back; while it is not in use
     Compact,
     /// Check the store's integrity

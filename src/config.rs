@@ -162,7 +162,8 @@ fn all_keys(command: &clap::Command) -> BTreeSet<String> {
         commands.extend(command.get_subcommands());
     }
     for key in [
-        "config", "help", "version", "detach", "pods", "purge", "output",
+        "config", "help", "version", "detach", "pods", "purge", "output", "count", "dropped",
+        "from", "to", "protocol",
     ] {
         keys.remove(key);
     }

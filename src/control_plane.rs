@@ -13,13 +13,13 @@ use kernelet_pki::{
     client_config, server_config,
 };
 use kernelet_server::{Cidr, Server, ServerConfig, UserInfo};
-use kernelet_store::{Options, Store};
+use kernelet_store::{OpenError, Options, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{ClusterOptions, Part},
     health::{Health, PartHealth},
-    instance::{Instance, private_dir},
+    instance::{Instance, StoreUrl, private_dir},
     preflight,
 };
 
@@ -80,7 +80,7 @@ pub async fn start(
         )
     })?;
 
-    let store = open_store(instance, &cluster.store)?;
+    let store = open_store(instance, &cluster.store).await?;
     health.set("store", PartHealth::Healthy);
     let config = ServerConfig {
         advertise: node_ip,

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::{
     cli::{DownOptions, Global},
     control_socket::{self, Request, Stopped},
-    instance::Instance,
+    instance::{Instance, StoreUrl},
     node, preflight,
 };
 
@@ -37,27 +37,61 @@ pub fn run(global: &Global, options: &DownOptions) -> anyhow::Result<ExitCode> {
         Some(stopped) => {
             println!("kernelet stopped");
             if ends_pods {
-                println!("{} pods ended", stopped.pods_ended);
-            }
-            if !stopped.pods_left.is_empty() && !options.purge {
-                bail!("these pods did not end: {}", stopped.pods_left.join(", "));
+                say(&stopped, options.purge)?;
             }
         }
-        None if options.pods && !options.purge => bail!(
-            "kernelet does not run, so nobody can end its pods with their grace; \
-             `kernelet up --detach` first, or `down --purge`, which kills them"
-        ),
+        None if options.pods && !options.purge => {
+            println!("kernelet did not run");
+            // No `up` may come between: two would own one pod.
+            crate::instance::private_dir(&instance.run_dir)?;
+            let lock = instance.lock()?;
+            say(&node::end_left_pods(&instance)?, options.purge)?;
+            drop(lock);
+        }
+        None if !options.purge => println!("kernelet did not run"),
         None => {}
     }
     if options.purge {
         // From here on this process is the instance: no `up` may come between.
         crate::instance::private_dir(&instance.run_dir)?;
         let lock = instance.lock()?;
+        let store = instance.remembered_store();
         purge(&instance)?;
         drop(lock);
         println!("purged {}", instance.data_dir.display());
+        if let Some(StoreUrl::Etcd(url)) = store {
+            println!("{}", left_in_etcd(&url));
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What became of the pods; those that are left are an error, unless a purge comes next and kills them.
+fn say(stopped: &Stopped, purge: bool) -> anyhow::Result<()> {
+    println!("{} pods ended", stopped.pods_ended);
+    if !stopped.pods_left.is_empty() && !purge {
+        bail!("these pods did not end: {}", stopped.pods_left.join(", "));
+    }
+    Ok(())
+}
+
+/// An etcd is not ours, and other machines may serve the same cluster from it: nothing in it is touched.
+fn left_in_etcd(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("etcd", url));
+    let (hosts, certificates) = match rest.split_once('?') {
+        Some((hosts, _)) => (hosts, " (and the certificates' options)"),
+        None => (rest, ""),
+    };
+    let http = if scheme == "etcds" { "https" } else { "http" };
+    let endpoints: Vec<String> = hosts
+        .split(',')
+        .map(|host| format!("{http}://{host}"))
+        .collect();
+    format!(
+        "the cluster's objects are still in {url}; to remove them: \
+         ETCDCTL_API=3 etcdctl --endpoints={}{certificates} del --prefix /registry/",
+        endpoints.join(",")
+    )
 }
 
 /// Stops the running program, its pods first if they are to end, and waits for its end; `None` when none ran.
@@ -131,5 +165,27 @@ fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_in_etcd_is_said_with_the_command_that_removes_it() {
+        for (url, says) in [
+            (
+                "etcd://a:1,b:2",
+                "--endpoints=http://a:1,http://b:2 del --prefix /registry/",
+            ),
+            (
+                "etcds://a:1?ca=/x",
+                "--endpoints=https://a:1 (and the certificates' options) del",
+            ),
+        ] {
+            let text = left_in_etcd(url);
+            assert!(text.contains(says), "{text}");
+        }
     }
 }

@@ -5,17 +5,57 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    io::{self, Read, Seek, Write},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use sha2::{Digest, Sha256};
 
 /// The file that keeps the cgroups' path of the last start.
 const REMEMBERED: &str = "cgroup-root";
+/// A killed program holds its lock until its last thread is gone; so long a new one waits for it.
+const DYING: Duration = Duration::from_millis(300);
+/// The file that keeps where the cluster's objects are.
+const REMEMBERED_STORE: &str = "store-url";
+
+/// Where a cluster's objects are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// In the data folder.
+    Embedded,
+    /// In an etcd cluster that is not ours: `etcd://host:port,…` or `etcds://…?ca=FILE&cert=FILE&key=FILE`.
+    Etcd(String),
+}
+
+impl StoreUrl {
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        match text.split_once("://") {
+            None if text == "embedded" => Ok(Self::Embedded),
+            Some(("etcd" | "etcds", _)) => Ok(Self::Etcd(text.to_owned())),
+            _ => bail!(
+                "--store {text}: a store is `embedded`, `etcd://host:port,…`, \
+                 or with TLS `etcds://host:port,…?ca=FILE&cert=FILE&key=FILE`"
+            ),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Etcd(url) => url,
+        }
+    }
+}
 
 /// Where an instance keeps what.
 #[derive(Clone, Debug)]
@@ -107,39 +147,98 @@ impl Instance {
         fs::read_to_string(self.data_dir.join(REMEMBERED)).ok()
     }
 
+    /// Writes down where the cluster's objects are.
+    pub fn remember_store(&self, url: &StoreUrl) -> anyhow::Result<()> {
+        let path = self.data_dir.join(REMEMBERED_STORE);
+        kernelet_pki::write_private(&path, url.as_str().as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Where they were at the last start; `None` when there was none.
+    pub fn remembered_store(&self) -> Option<StoreUrl> {
+        let text = fs::read_to_string(self.data_dir.join(REMEMBERED_STORE)).ok()?;
+        StoreUrl::parse(&text).ok()
+    }
+
+    /// An etcd may move; but a cluster that was in etcd and is suddenly looked for in the data folder (or the
+    /// other way round) is empty there, and an empty cluster ends every pod that this node runs.
+    pub fn check_store(&self, url: &StoreUrl) -> anyhow::Result<()> {
+        match (self.remembered_store(), url) {
+            (Some(StoreUrl::Etcd(_)), StoreUrl::Etcd(_)) | (None, _) => Ok(()),
+            (Some(was), now) if was == *now => Ok(()),
+            (Some(was), now) => bail!(
+                "the cluster of {} is kept in the store {}, not in {}; start it with --store {}, \
+                 or another one with another --data-dir",
+                self.data_dir.display(),
+                was.as_str(),
+                now.as_str(),
+                was.as_str(),
+            ),
+        }
+    }
+
     /// Takes the instance's lock, or says who holds it. The lock ends with the process, however it ends.
     pub fn lock(&self) -> anyhow::Result<Lock> {
         let path = self.run_dir.join("lock");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .with_context(|| format!("cannot open the lock {}", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let open = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .with_context(|| format!("cannot open the lock {}", path.display()))
+        };
+        let mut taken = Flock::lock(open()?, FlockArg::LockExclusiveNonblock);
+        if let Err((file, nix::errno::Errno::EWOULDBLOCK)) = &mut taken
+            && ends_within(&holder(file), DYING)
+        {
+            taken = Flock::lock(open()?, FlockArg::LockExclusiveNonblock);
+        }
+        match taken {
             Ok(mut file) => {
                 file.set_len(0)?;
                 writeln!(file, "{}", std::process::id())?;
                 Ok(Lock { _file: file })
             }
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                bail!(
-                    "kernelet already runs on {} (process {}); `kernelet status --data-dir {}` shows it, \
-                     another --data-dir starts a second one",
-                    self.data_dir.display(),
-                    holder.trim(),
-                    self.data_dir.display(),
-                )
-            }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => bail!(
+                "kernelet already runs on {} (process {}); `kernelet status --data-dir {}` shows it, \
+                 another --data-dir starts a second one",
+                self.data_dir.display(),
+                holder(&mut file),
+                self.data_dir.display(),
+            ),
             Err((_, error)) => {
                 Err(error).with_context(|| format!("cannot lock {}", path.display()))
             }
         }
     }
+}
+
+/// The process that the lock names.
+fn holder(file: &mut File) -> String {
+    let mut holder = String::new();
+    // Whoever holds it may have written to it since: what can be read is only for the message.
+    let _ = file
+        .rewind()
+        .and_then(|()| file.read_to_string(&mut holder));
+    holder.trim().to_owned()
+}
+
+/// Whether that process ends by itself in the time.
+fn ends_within(pid: &str, time: Duration) -> bool {
+    let Some(process) = pid
+        .parse()
+        .ok()
+        .and_then(|pid| kernelet_sys::process::pidfd_open(pid).ok())
+    else {
+        // It ended since.
+        return true;
+    };
+    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+    poll(&mut fds, time).is_ok_and(|ended| ended > 0)
 }
 
 /// Held while this process is the instance.
@@ -165,6 +264,40 @@ pub fn private_dir(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_is_embedded_or_an_etcd() {
+        let etcd = |url: &str| Some(StoreUrl::Etcd(url.into()));
+        for (text, expect) in [
+            ("embedded", Some(StoreUrl::Embedded)),
+            ("etcd://a:2379,b:2379", etcd("etcd://a:2379,b:2379")),
+            ("etcds://a:2379?ca=/a", etcd("etcds://a:2379?ca=/a")),
+            ("sqlite:///a", None),
+            ("http://a:2379", None),
+            ("a:2379", None),
+        ] {
+            assert_eq!(StoreUrl::parse(text).ok(), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_looked_for_where_it_was_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::find(dir.path()).unwrap().unwrap();
+        let (here, there) = (StoreUrl::Embedded, StoreUrl::Etcd("etcd://a:1".into()));
+        instance.check_store(&here).unwrap();
+        instance.check_store(&there).unwrap();
+        instance.remember_store(&there).unwrap();
+        assert_eq!(instance.remembered_store(), Some(there.clone()));
+        instance.check_store(&there).unwrap();
+        instance
+            .check_store(&StoreUrl::Etcd("etcd://b:1".into()))
+            .unwrap();
+        let error = instance.check_store(&here).unwrap_err().to_string();
+        assert!(error.contains("--store etcd://a:1"), "{error}");
+        instance.remember_store(&here).unwrap();
+        assert!(instance.check_store(&there).is_err());
+    }
 
     #[test]
     fn the_id_follows_the_real_path() {

@@ -7,7 +7,7 @@ use kernelet_attach::PodNetwork;
 use kernelet_client::Informers;
 use kernelet_net_plan::Cidr;
 use kernelet_netagent::{NetAgent, NetConfig};
-use kernelet_node::{Node, NodeConfig, NodeHandle};
+use kernelet_node::{LeftPods, Node, NodeConfig, NodeHandle};
 use kernelet_pki::{IdentitySpec, Usage};
 use kernelet_server::UserInfo;
 use kernelet_sys::cgroup::Layout;
@@ -133,6 +133,32 @@ pub async fn start(
     .context("cannot start the node")?;
     health.set("node", PartHealth::Healthy);
     Ok(RunningNode { handle })
+}
+
+/// Ends, each with its own grace, the pods that outlived the program.
+pub fn end_left_pods(instance: &Instance) -> anyhow::Result<Stopped> {
+    // Without a start there was no node, and so no pod.
+    let Some(root) = instance.remembered_cgroup_root() else {
+        return Ok(Stopped::default());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let left = LeftPods {
+        data_dir: instance.data_dir.clone(),
+        run_dir: instance.run_dir.clone(),
+        log_dir: instance.log_dir.clone(),
+        cgroup_root: instance.cgroups(&root),
+        instance_id: instance.id.clone(),
+    };
+    let ended = runtime
+        .block_on(left.end(GRACE))
+        .context("cannot end the pods")?;
+    Ok(Stopped {
+        pods_ended: ended.pods.saturating_sub(ended.left.len()),
+        pods_left: ended.left,
+    })
 }
 
 /// Removes what the node left on the machine; what could not be removed is the answer.

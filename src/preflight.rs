@@ -23,6 +23,25 @@ pub fn node() -> anyhow::Result<()> {
              use `nsenter --net=/run/netns/NAME`, else mount one: `mount -t cgroup2 none /sys/fs/cgroup`"
         );
     }
+    features()
+}
+
+/// What the kernel must be built with, each asked for by a call that makes nothing.
+fn features() -> anyhow::Result<()> {
+    const INSIDE: &str = "inside a container, run it privileged";
+    // Asking for the type loads its module where it is one.
+    if let Err(error) = kernelet_sys::mount::fs_open("overlay") {
+        bail!(
+            "this kernel has no overlayfs, or keeps it from this process ({}): boot one with CONFIG_OVERLAY_FS; {INSIDE}",
+            error.errno
+        );
+    }
+    if let Err(error) = kernelet_maps::supported() {
+        bail!(
+            "{:#}: boot a kernel with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and CONFIG_NET_CLS_ACT; {INSIDE}",
+            anyhow::Error::new(error)
+        );
+    }
     Ok(())
 }
 

@@ -1,16 +1,21 @@
-//! `kernelet store`: the store's upkeep.
+//! `kernelet store`: the store's upkeep, on the store of the last start.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
-use kernelet_store::{Options, Store};
+use kernelet_store::{OpenError, Options, Store};
 
 use crate::{
     cli::{Global, StoreCommand},
-    instance::Instance,
+    instance::{Instance, StoreUrl},
+    preflight,
 };
 
 pub fn run(global: &Global, command: StoreCommand) -> anyhow::Result<ExitCode> {
+    preflight::root("reads and writes the cluster's store")?;
+    if let StoreCommand::Restore { file } = &command {
+        return restore(global, file);
+    }
     let Some(instance) = Instance::find(&global.data_dir)? else {
         bail!(
             "there is no data folder {}; give the right one with --data-dir",
@@ -21,44 +26,70 @@ pub fn run(global: &Global, command: StoreCommand) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let store =
-            Store::open(Options::new(instance.store_dir())).context("cannot open the store")?;
-        let code = match command {
-            StoreCommand::Backup { file } => {
-                store
-                    .backup(&file)
-                    .await
-                    .context("cannot back the store up")?;
-                println!(
-                    "revision {} is in {}",
-                    store.revision().await?,
-                    file.display()
-                );
-                ExitCode::SUCCESS
-            }
-            StoreCommand::Compact => {
-                let revision = store.revision().await?;
-                store
-                    .compact(revision)
-                    .await
-                    .context("cannot compact the store")?;
-                println!("compacted at revision {revision}");
-                ExitCode::SUCCESS
-            }
-            StoreCommand::Check => {
-                let wrong = store.check().await.context("cannot check the store")?;
-                for line in &wrong {
-                    println!("{line}");
-                }
-                if wrong.is_empty() {
-                    println!("the store is sound");
-                    ExitCode::SUCCESS
-                } else {
-                    ExitCode::FAILURE
-                }
-            }
-        };
+        let store = open(&instance).await?;
+        let outcome = carry_out(&store, &command).await;
         store.close().await;
-        Ok(code)
+        outcome
     })
+}
+
+async fn carry_out(store: &Store, command: &StoreCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        StoreCommand::Backup { file } => {
+            store
+                .backup(file)
+                .await
+                .context("cannot back the store up")?;
+            let revision = store.revision().await?;
+            println!("revision {revision} is in {}", file.display());
+        }
+        StoreCommand::Restore { file } => bail!(
+            "the store is open, and {} would take its place",
+            file.display()
+        ),
+        StoreCommand::Compact => {
+            let revision = store.revision().await?;
+            store
+                .compact(revision)
+                .await
+                .context("cannot compact the store")?;
+            println!("compacted at revision {revision}");
+        }
+        StoreCommand::Check => {
+            let wrong = store.check().await.context("cannot check the store")?;
+            for line in &wrong {
+                println!("{line}");
+            }
+            if !wrong.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+            println!("the store is sound");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn restore(global: &Global, file: &Path) -> anyhow::Result<ExitCode> {
+    let instance = Instance::create(&global.data_dir)?;
+    let _lock = instance.lock()?;
+    instance.check_store(&StoreUrl::Embedded)?;
+    Store::restore(file, &instance.store_dir())
+        .with_context(|| format!("cannot restore {}", file.display()))?;
+    instance.remember_store(&StoreUrl::Embedded)?;
+    println!("{} is restored", instance.store_dir().display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The store of the last start. A folder without one is not made into one.
+async fn open(instance: &Instance) -> anyhow::Result<Store> {
+    let dir = instance.store_dir();
+    match instance.remembered_store() {
+        Some(StoreUrl::Etcd(url)) => Ok(Store::connect(&url).await?),
+        _ if !dir.exists() => bail!("there is no store in {}", dir.display()),
+        _ => Store::open(Options::new(&dir)).map_err(|error| match error {
+            OpenError::Locked { .. } => anyhow::Error::new(error)
+                .context("the store is in use; `kernelet down` first, pods run on meanwhile"),
+            error => anyhow::Error::new(error).context("cannot open the store"),
+        }),
+    }
 }

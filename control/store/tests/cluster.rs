@@ -125,6 +125,8 @@ async fn a_cluster_that_is_not_there_is_a_clear_error() {
         .unwrap();
     let error = Store::connect(&format!("etcd://{free}")).await.unwrap_err();
     assert!(error.to_string().contains(&free.to_string()), "{error}");
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.starts_with("Connection refused"), "{why}");
     let error = Store::connect("etcd://nowhere").await.unwrap_err();
     assert!(error.to_string().contains("host:port"), "{error}");
 }

@@ -9,11 +9,13 @@ mod paths;
 mod plane;
 mod sys;
 mod tables;
+pub mod trace;
 pub mod view;
 
 pub use error::LoadError;
 pub use paths::{purge, uplinks};
 pub use plane::{
     DataPlane, EntryError, Features, ObservedServices, PacketProgram, detach_tcx, has_tcx,
+    supported,
 };
 pub use sys::netns_cookie;

@@ -20,7 +20,11 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, MapError},
-    programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, links::FdLink, loaded_programs},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, ProgramType, SchedClassifier, links::FdLink,
+        loaded_programs,
+    },
+    sys::is_program_supported,
 };
 use kernelet_ebpf_abi::{
     Address, Backend, Config, LocalPod, Netns, NetnsKind, Service, ServiceKey, ServiceName, Sticky,
@@ -82,6 +86,27 @@ impl Features {
             set_retval: is_at_least(&release, (5, 18)),
         }
     }
+}
+
+/// Whether the kernel takes programs of the kinds that the data plane is made of; tried with programs that do nothing.
+pub fn supported() -> Result<(), LoadError> {
+    for (kind, what) in [
+        (ProgramType::CgroupSockAddr, "at cgroups' sockets"),
+        (ProgramType::SchedClassifier, "at links"),
+    ] {
+        let missing = |source: Box<dyn std::error::Error + Send + Sync>| {
+            LoadError::step(
+                format!("this kernel has no eBPF programs {what}, or keeps them from this process"),
+                source,
+            )
+        };
+        match is_program_supported(kind) {
+            Ok(true) => {}
+            Ok(false) => return Err(missing("it does not know the kind".into())),
+            Err(error) => return Err(missing(error.into())),
+        }
+    }
+    Ok(())
 }
 
 /// Compares `6.1.0-32-cloud-amd64` with a version.

@@ -1,6 +1,6 @@
 //! Pods' network and Services: who reaches whom, by which address, and what happens when there is nobody.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, io::Read, process::Stdio, time::Duration};
 
 use kernelet_scenarios::{Machine, Output, eventually, glibc_image, musl_image, skip_unless_root};
 
@@ -290,6 +290,119 @@ fn pods_services_and_names_are_reached_from_pods_and_from_the_host() {
             "web-a\n"
         );
     }
+}
+
+/// What `net flows` says while `script` is run again and again, until it has said as much as it was asked for.
+fn flows(machine: &Machine, options: &[&str], script: &str) -> Vec<serde_json::Value> {
+    let mut reader = machine
+        .kernelet_command(&[&["net", "flows", "-o", "json"], options].concat())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It asks for flows before it reads; the connections are made until one is seen.
+    eventually("flows are read", Duration::from_secs(20), || {
+        let _ = machine.sh(script);
+        match reader.try_wait().unwrap() {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => panic!("{status}"),
+            None => Err("not as many as asked for".to_owned()),
+        }
+    });
+    let mut text = String::new();
+    reader
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn what_the_data_plane_decides_is_streamed_and_foretold() {
+    skip_unless_root!();
+    let machine = up(None);
+    let (web, nobody) = (service_ip(&machine, "web"), service_ip(&machine, "nobody"));
+    let (a, b) = (ip(&machine, "web-a"), ip(&machine, "web-b"));
+
+    let seen = flows(
+        &machine,
+        &["--count", "1"],
+        &format!("curl -sS --max-time 3 http://{web}/"),
+    );
+    assert_eq!(seen.len(), 1);
+    let flow = &seen[0];
+    assert_eq!(flow["hook"], "connect", "{flow}");
+    assert_eq!(flow["reason"], "translated", "{flow}");
+    assert_eq!(flow["service"], "default/web:http", "{flow}");
+    assert_eq!(flow["destination"], format!("{web}:80"), "{flow}");
+    assert_eq!(flow["command"], "curl", "{flow}");
+    let backends = [format!("{a}:8080"), format!("{b}:8080")];
+    let to = flow["translated"].as_str().unwrap();
+    assert!(backends.iter().any(|backend| backend == to), "{flow}");
+
+    // Of a translation and a refusal, the refusal alone.
+    let seen = flows(
+        &machine,
+        &["--count", "1", "--dropped"],
+        &format!("curl -sS --max-time 3 http://{web}/; curl -sS --max-time 3 http://{nobody}/"),
+    );
+    assert_eq!(seen[0]["reason"], "no-backend", "{seen:?}");
+    assert_eq!(seen[0]["destination"], format!("{nobody}:80"), "{seen:?}");
+
+    // A table, too; its reader may go at any time.
+    let table = machine.sh(&format!(
+        "{} net flows --data-dir {} | head -1",
+        kernelet_scenarios::binary("kernelet").display(),
+        machine.data_dir().display(),
+    ));
+    let header = table.ok();
+    assert!(
+        header.starts_with("TIME") && header.contains("VERDICT"),
+        "{header}"
+    );
+
+    // What a connection from the client would meet, told by the maps, is what it meets.
+    let foretold = machine
+        .kernelet(&[
+            "net",
+            "trace",
+            "--from",
+            "pod/client",
+            "--to",
+            "svc/web:80",
+            "-o",
+            "json",
+        ])
+        .json();
+    let hops: Vec<(&str, &str, &str)> = foretold
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|hop| {
+            let text = |key: &str| hop[key].as_str().unwrap();
+            (text("hook"), text("destination"), text("verdict"))
+        })
+        .collect();
+    let web_address = format!("{web}:80");
+    let mut expected = vec![("connect", web_address.as_str(), "translated")];
+    let mut sorted = backends.clone();
+    sorted.sort();
+    expected.extend(
+        sorted
+            .iter()
+            .map(|backend| ("from-pod", backend.as_str(), "to-local-pod")),
+    );
+    assert_eq!(hops, expected, "{foretold:#}");
+    let refused = machine
+        .kernelet(&["net", "trace", "--to", "svc/nobody:80"])
+        .ok();
+    assert!(refused.contains("drop:no-backend"), "{refused}");
+    let absent = machine.kernelet(&["net", "trace", "--to", "svc/absent:80"]);
+    assert_ne!(absent.code, 0);
+    assert!(absent.stderr.contains("default/absent"), "{absent:?}");
 }
 
 #[test]

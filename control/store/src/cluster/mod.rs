@@ -124,9 +124,9 @@ impl Cluster {
         if let Some(files) = &address.tls {
             options = options.with_tls(tls(files)?);
         }
-        let connect = |source: etcd_client::Error| OpenError::Connect {
+        let connect = |error: etcd_client::Error| OpenError::Connect {
             url: url.to_owned(),
-            source: Arc::new(source),
+            source: Arc::from(deepest(&error)),
         };
         let client = Client::connect(&address.endpoints, Some(options))
             .await
@@ -330,6 +330,19 @@ impl Cluster {
 
 fn seconds_of(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// What lies at the bottom: the layers above it print each other's debug forms.
+fn deepest(error: &etcd_client::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    let mut cause: &dyn std::error::Error = match error {
+        // It names its status' source only in its text.
+        etcd_client::Error::GRpcStatus(status) => status,
+        error => error,
+    };
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string().into()
 }
 
 fn tls(files: &TlsFiles) -> Result<TlsOptions, OpenError> {
