@@ -153,14 +153,25 @@ impl ControlPlane {
     }
 }
 
-fn open_store(instance: &Instance, url: &str) -> anyhow::Result<Store> {
-    anyhow::ensure!(
-        url == "embedded",
-        "--store {url}: only the embedded store is there in this release; leave --store out"
-    );
-    let dir = instance.store_dir();
-    Store::open(Options::new(&dir))
-        .with_context(|| format!("cannot open the store in {}", dir.display()))
+async fn open_store(instance: &Instance, url: &str) -> anyhow::Result<Store> {
+    let url = StoreUrl::parse(url)?;
+    instance.check_store(&url)?;
+    let store = match &url {
+        StoreUrl::Embedded => {
+            let dir = instance.store_dir();
+            Store::open(Options::new(&dir))
+                .with_context(|| format!("cannot open the store in {}", dir.display()))?
+        }
+        StoreUrl::Etcd(url) => Store::connect(url).await.map_err(|error| match error {
+            OpenError::Connect { .. } => anyhow::Error::new(error).context(
+                "no etcd answers; start it, or name another with --store (left out, the store is embedded)",
+            ),
+            error => anyhow::Error::new(error).context("--store"),
+        })?,
+    };
+    // Only a store that opened: a mistyped address must not be what the next start is held against.
+    instance.remember_store(&url)?;
+    Ok(store)
 }
 
 fn identities(
