@@ -11,8 +11,7 @@ pub const HELLO_IMAGE: &str = "kernelet.local/hello:v1";
 
 /// Puts it into the store, unless it is there as this program has it.
 pub(crate) fn load(store: &ImageStore) -> Result<(), ImageError> {
-    let program = kernelet_programs::HELLO;
-    let archive = archive(program).map_err(|source| ImageError::Damaged {
+    let archive = archive(&kernelet_programs::hello()).map_err(|source| ImageError::Damaged {
         what: HELLO_IMAGE.to_owned(),
         source,
     })?;

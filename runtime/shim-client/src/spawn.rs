@@ -49,7 +49,7 @@ fn shared(
 fn program() -> Result<&'static OwnedFd, SysError> {
     static CELL: OnceLock<OwnedFd> = OnceLock::new();
     shared(&CELL, || {
-        fd::sealed_memfd(c"kernelet-shim", kernelet_programs::SHIM)
+        fd::sealed_memfd(c"kernelet-shim", &kernelet_programs::shim())
     })
 }
 
@@ -57,7 +57,7 @@ fn program() -> Result<&'static OwnedFd, SysError> {
 pub(crate) fn init_program() -> Result<&'static OwnedFd, SysError> {
     static CELL: OnceLock<OwnedFd> = OnceLock::new();
     shared(&CELL, || {
-        fd::sealed_memfd(c"kernelet-init", kernelet_programs::INIT)
+        fd::sealed_memfd(c"kernelet-init", &kernelet_programs::init())
     })
 }
 
