@@ -50,7 +50,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// What is written for that sign.
 const BARRIER: &str = "/registry/kernelet/barrier";
 
-const LOAD_PAGE: usize = 1000;
+const LOAD_PAGE: usize = 128;
 
 /// How a stored value of one resource becomes an index.
 pub type Indexer = Arc<dyn Fn(&Value) -> Index + Send + Sync>;
@@ -171,10 +171,18 @@ impl WatchCache {
     /// Reads everything below [`ROOT`] at one revision into the slots and answers a watcher of what comes after.
     async fn read_all(&self) -> Result<Watcher, StoreError> {
         let mut objects: HashMap<String, BTreeMap<Arc<str>, Arc<CachedObject>>> = HashMap::new();
-        let mut range = Range::prefix(ROOT).limit(LOAD_PAGE);
-        let revision = loop {
-            let page = self.store.range(range.clone()).await?;
-            let revision = range.revision.unwrap_or(page.revision);
+        let range = Range::prefix(ROOT).limit(LOAD_PAGE);
+        let mut page = self.store.range(range.clone()).await?;
+        let revision = page.revision;
+        loop {
+            // The store reads the next page while this one is parsed.
+            let next = page.kvs.last().filter(|_| page.more).map(|last| {
+                let mut next = range.clone();
+                next.key = [&last.key, &b"\0"[..]].concat().into();
+                next.revision = Some(revision);
+                let store = self.store.clone();
+                tokio::spawn(async move { store.range(next).await })
+            });
             for kv in &page.kvs {
                 if let Some((prefix, slot, key)) = self.locate(&kv.key)
                     && let Some(object) = read(&slot, key, kv)
@@ -185,14 +193,11 @@ impl WatchCache {
                         .insert(object.key.clone(), object);
                 }
             }
-            match page.kvs.last() {
-                Some(last) if page.more => {
-                    range.key = [&last.key, &b"\0"[..]].concat().into();
-                    range.revision = Some(revision);
-                }
-                _ => break revision,
-            }
-        };
+            let Some(next) = next else { break };
+            page = next
+                .await
+                .map_err(|error| StoreError::Read(error.to_string().into()))??;
+        }
         let watch = Watch {
             progress: true,
             ..Watch::prefix(ROOT).from(revision.next())
