@@ -147,6 +147,14 @@ impl ControlPlane {
         kernelet_client::from_service(self.server.service(user))
     }
 
+    /// Waits until nothing can be stored any more, and says why.
+    pub async fn failed(&self) -> anyhow::Error {
+        let reason = self.store.failed().await;
+        anyhow::anyhow!(
+            "the store has stopped, and only a new start finds out what is on its disk: {reason}"
+        )
+    }
+
     /// Ends the store after what is queued.
     pub async fn close(self) {
         self.store.close().await;

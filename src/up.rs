@@ -79,6 +79,7 @@ async fn up(
     let ready = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         ready = node_ready(nodes, &node_name) => ready,
+        error = plane.failed() => Err(error),
     };
     if let Err(error) = ready {
         shutdown.cancel();
@@ -95,17 +96,21 @@ async fn up(
         instance.data_dir.display(),
         instance.kubeconfig().display(),
     ));
-    tokio::select! {
-        () = shutdown.cancelled() => {}
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => Ok(ExitCode::SUCCESS),
         Some(stop) = stop.recv() => {
             let stopped = if stop.pods { node.end_pods().await } else { Stopped::default() };
             shutdown.cancel();
             let _ = stop.answer.send(stopped);
+            Ok(ExitCode::SUCCESS)
         }
-    }
+        // The pods run on; whoever watches over this program starts it again.
+        error = plane.failed() => Err(error),
+    };
+    shutdown.cancel();
     node.stop().await;
     plane.close().await;
-    Ok(ExitCode::SUCCESS)
+    outcome
 }
 
 /// Waits until the node says Ready; when it doesn't in time, the error is what its condition says.
@@ -168,15 +173,18 @@ pub fn run_server(global: &Global, options: &ServerOptions) -> anyhow::Result<Ex
             plane.url,
             instance.kubeconfig().display()
         );
-        tokio::select! {
-            () = shutdown.cancelled() => {}
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => Ok(ExitCode::SUCCESS),
             Some(stop) = stop.recv() => {
                 shutdown.cancel();
                 let _ = stop.answer.send(Stopped::default());
+                Ok(ExitCode::SUCCESS)
             }
-        }
+            error = plane.failed() => Err(error),
+        };
+        shutdown.cancel();
         plane.close().await;
-        Ok(ExitCode::SUCCESS)
+        outcome
     })
 }
 

@@ -196,6 +196,15 @@ impl Store {
         Embedded::restore(backup, dir)
     }
 
+    /// Waits until the store stops because it can't promise durability any more, and says why; being closed is no
+    /// such reason, and a cluster has none.
+    pub async fn failed(&self) -> Arc<str> {
+        match &self.0 {
+            Inner::Embedded(store) => store.failed().await,
+            Inner::Cluster(_) => std::future::pending().await,
+        }
+    }
+
     /// Ends the writer after what is queued, and waits for it. Handles that are left answer `Stopped`.
     pub async fn close(&self) {
         match &self.0 {

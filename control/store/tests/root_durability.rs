@@ -289,6 +289,9 @@ fn a_failed_sync_stops_the_store_and_is_never_retried() {
         let error = put(&store, "during", "2").await.unwrap_err();
         assert!(matches!(error, StoreError::Stopped(_)), "{error}");
         assert!(error.to_string().contains("a write failed"), "{error}");
+        // Whoever waits for it hears of it.
+        let heard = tokio::time::timeout(Duration::from_secs(5), store.failed()).await;
+        assert!(error.to_string().ends_with(&*heard.unwrap()), "{error}");
         let asked = disk.synced();
         // The disk is well again, which changes nothing.
         disk.set_syncs(Syncs::Work);

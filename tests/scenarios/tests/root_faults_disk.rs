@@ -254,3 +254,136 @@ fn a_full_store_refuses_clearly_loses_nothing_and_recovers() {
     machine.kernelet(&["down"]).ok();
     drop(small);
 }
+
+/// An ext4 on a loop device, whose blocks come from a file system that can be filled: then its writes fail below the
+/// file system, as a dying disk's do.
+struct Dying {
+    at: PathBuf,
+    below: Small,
+}
+
+impl Dying {
+    fn new(at: PathBuf, below: Small) -> Self {
+        let image = below.at.join("image");
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-F"])
+            .arg(&image)
+            .status()
+            .unwrap();
+        assert!(made.success(), "mkfs.ext4");
+        fs::create_dir_all(&at).unwrap();
+        let disk = Self { at, below };
+        disk.attach();
+        disk
+    }
+
+    fn attach(&self) {
+        let image = self.below.at.join("image");
+        mount(&["-o", "loop", &image.to_string_lossy()], &self.at);
+    }
+
+    fn detach(&self) {
+        let status = Command::new("umount").arg(&self.at).status().unwrap();
+        assert!(status.success(), "umount");
+    }
+
+    /// From here on every block that was never written before fails.
+    fn fail(&self) {
+        let mut filler = fs::File::create(self.below.at.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut filler, &[1; 4096]).is_ok() {}
+        assert_eq!(self.below.free(), 0);
+    }
+
+    fn heal(&self) {
+        fs::remove_file(self.below.at.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Dying {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+    }
+}
+
+#[test]
+fn a_failing_disk_ends_the_program_but_no_pod_and_the_next_start_has_every_acknowledged_write() {
+    skip_unless_root!();
+    if !Path::new("/dev/loop-control").exists() {
+        println!("SKIP {}: needs loop devices", module_path!());
+        return;
+    }
+    let machine = Machine::new();
+    let below = Small::new(machine.dir().join("below"), "96m");
+    let disk = Dying::new(machine.data_dir().join("store"), below);
+    machine.up();
+    machine.load_image(&busybox_image(machine.dir()));
+    machine.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: sleeper}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: main, image: "busybox:test", command: [sleep, "100000"]}]
+"#,
+    );
+    machine.wait("pod/sleeper", "condition=Ready", Duration::from_secs(30));
+    let state = || machine.get(&["pod", "sleeper"])["status"]["containerStatuses"][0].clone();
+    let before = state();
+
+    let mut made = Vec::new();
+    for n in 0..20 {
+        let name = format!("small-{n}");
+        machine
+            .kubectl(&["create", "configmap", &name, "--from-literal=a=b"])
+            .ok();
+        made.push(name);
+    }
+    disk.fail();
+    let big = machine.dir().join("big");
+    fs::write(&big, "z".repeat(400_000)).unwrap();
+    let big = format!("--from-file=big={}", big.display());
+    loop {
+        let name = format!("big-{}", made.len());
+        let output = machine.kubectl(&["create", "configmap", &name, &big]);
+        if output.code != 0 {
+            println!("{} maps, then: {}", made.len(), output.stderr.trim());
+            break;
+        }
+        made.push(name);
+        assert!(made.len() < 200, "the disk does not fail");
+    }
+    eventually("the program's end", Duration::from_secs(20), || {
+        machine
+            .pid()
+            .map_or(Ok(()), |pid| Err(format!("{pid} lives\n{}", machine.log())))
+    });
+    let log = machine.log();
+    assert!(log.contains("kernelet: the store has stopped"), "{log}");
+    let sleeps = machine
+        .pod_processes(&machine.instance_id())
+        .iter()
+        .filter(|process| process.ends_with(" sleep"))
+        .count();
+    assert_eq!(sleeps, 1, "the pod runs on");
+
+    disk.heal();
+    disk.detach();
+    disk.attach();
+    machine.up();
+    let listed = machine.kubectl(&["get", "configmaps", "-o", "name"]).ok();
+    for name in &made {
+        let row = format!("configmap/{name}");
+        assert!(
+            listed.lines().any(|line| line == row),
+            "{name} is lost: {listed}"
+        );
+    }
+    machine.wait("pod/sleeper", "condition=Ready", Duration::from_secs(30));
+    let after = state();
+    for field in ["containerID", "restartCount"] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+    machine.kernelet(&["down"]).ok();
+}

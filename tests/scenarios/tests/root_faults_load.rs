@@ -16,7 +16,7 @@ const CLIENTS: &str = "6";
 fn kills() -> u64 {
     std::env::var("KERNELET_KILLS")
         .ok()
-        .map_or(20, |text| text.parse().expect("a number"))
+        .map_or(100, |text| text.parse().expect("a number"))
 }
 
 /// One attempt to write, as the load tells it.

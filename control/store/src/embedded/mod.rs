@@ -14,7 +14,7 @@ use std::{
     fs,
     path::Path,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Sender, sync_channel},
     },
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use self::{
     engine::{EngineError, Map, Reader},
@@ -70,7 +70,7 @@ pub(crate) struct Shared {
     file: std::path::PathBuf,
     idle: Mutex<Vec<SqliteReader>>,
     reading: Semaphore,
-    stopped: OnceLock<Arc<str>>,
+    stopped: watch::Sender<Option<Arc<str>>>,
     shrinking: AtomicBool,
     batches: AtomicU64,
     transactions: AtomicU64,
@@ -99,17 +99,26 @@ impl std::fmt::Debug for SqliteReader {
 
 impl Shared {
     pub fn stopped(&self) -> Option<Arc<str>> {
-        self.stopped.get().cloned()
+        self.stopped.borrow().clone()
     }
 
     /// Stops the store for good; the first reason stays.
     fn stop(&self, reason: String) -> Arc<str> {
-        let reason = self.stopped.get_or_init(|| {
-            tracing::error!(reason, "the store stops");
-            reason.into()
+        let reason: Arc<str> = reason.into();
+        let mut first = reason.clone();
+        self.stopped.send_if_modified(|stopped| match stopped {
+            Some(earlier) => {
+                first = earlier.clone();
+                false
+            }
+            None => {
+                tracing::error!(%reason, "the store stops");
+                *stopped = Some(reason);
+                true
+            }
         });
         self.hub.close();
-        reason.clone()
+        first
     }
 
     pub fn shrinking(&self) -> bool {
@@ -201,7 +210,7 @@ impl Embedded {
             file,
             idle: Mutex::default(),
             reading: Semaphore::new(READERS),
-            stopped: OnceLock::new(),
+            stopped: watch::Sender::new(None),
             shrinking: AtomicBool::new(true),
             batches: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
@@ -270,6 +279,16 @@ impl Embedded {
             return Err(self.closed());
         }
         answer.await.unwrap_or_else(|_| Err(self.closed()))
+    }
+
+    /// Why the store has stopped, once it has; never when it was closed.
+    pub async fn failed(&self) -> Arc<str> {
+        let mut stopped = self.shared.stopped.subscribe();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().expect("waited for above"),
+            // The sender is in `shared`, which this borrows; said without a panic all the same.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     fn closed(&self) -> StoreError {
