@@ -44,6 +44,12 @@ impl Resource {
             ("", "Pod") => {
                 object["status"] =
                     json!({"phase": "Pending", "qosClass": crate::validate::qos_class(object)});
+                if is_gated(object) {
+                    object["status"]["conditions"] = json!([{
+                        "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                        "message": "Scheduling is blocked due to non-empty scheduling gates",
+                    }]);
+                }
             }
             ("", "Namespace") => {
                 object["status"] = json!({"phase": "Active"});
@@ -224,6 +230,13 @@ pub fn mark_deleted(object: &mut Value, now: &str, grace_seconds: i64) {
     if generation > 0 {
         meta::set_generation(object, generation + 1);
     }
+}
+
+/// No scheduler may place the pod yet.
+fn is_gated(pod: &Value) -> bool {
+    pod.pointer("/spec/schedulingGates")
+        .and_then(Value::as_array)
+        .is_some_and(|gates| !gates.is_empty())
 }
 
 fn set_status(object: &mut Value, status: Option<&Value>) {
@@ -476,6 +489,22 @@ mod tests {
         assert_eq!(
             pod["status"],
             json!({"phase": "Pending", "qosClass": "BestEffort"})
+        );
+        let mut gated = pod.clone();
+        gated["spec"]["schedulingGates"] = json!([{"name": "example.com/quota"}]);
+        pods.prepare_for_create(&mut gated);
+        let condition = &gated["status"]["conditions"][0];
+        assert_eq!(
+            (
+                &condition["type"],
+                &condition["status"],
+                &condition["reason"]
+            ),
+            (
+                &json!("PodScheduled"),
+                &json!("False"),
+                &json!("SchedulingGated")
+            )
         );
         let mut gone = pod.clone();
         mark_deleted(&mut gone, "2026-01-01T00:00:00Z", 30);

@@ -129,11 +129,6 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         "Pod",
-        "spec.schedulingGates",
-        "scheduling gates are not implemented",
-    ),
-    row(
-        "Pod",
         "spec.workloadRef",
         "gang scheduling is not implemented",
     ),

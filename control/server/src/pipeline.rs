@@ -182,6 +182,7 @@ where
             );
         }
     };
+    let deprecation = served.resource.deprecation(&target.gvr.version);
     let call = Call {
         state: state.clone(),
         snapshot,
@@ -208,7 +209,7 @@ where
         .warnings
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    let mut told: Vec<String> = Vec::new();
+    let mut told: Vec<String> = deprecation.map(str::to_owned).into_iter().collect();
     for warning in warnings {
         // A patch that was tried again noted its warnings again.
         if !told.contains(&warning) {

@@ -471,6 +471,35 @@ async fn a_certificate_request_carries_its_author_and_is_approved_by_whoever_may
     server.stop().await;
 }
 
+#[tokio::test]
+async fn tokens_that_join_and_nodes_may_have_their_client_certificates_without_asking() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let allowed = async |groups: &[&str], subresource: &str| {
+        let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": {"user": "u", "groups": groups, "resourceAttributes": {"group": "certificates.k8s.io",
+                "resource": "certificatesigningrequests", "subresource": subresource, "verb": "create"}}});
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        admin.post(path, &review).await.ok()["status"]["allowed"] == true
+    };
+    for (group, subresource, expect) in [
+        ("system:bootstrappers", "", true),
+        ("system:bootstrappers", "nodeclient", true),
+        ("system:bootstrappers", "selfnodeclient", false),
+        ("system:nodes", "selfnodeclient", true),
+        ("system:nodes", "nodeclient", false),
+        ("system:authenticated", "nodeclient", false),
+        ("system:authenticated", "selfnodeclient", false),
+    ] {
+        assert_eq!(
+            allowed(&[group], subresource).await,
+            expect,
+            "{group} {subresource}"
+        );
+    }
+    server.stop().await;
+}
+
 /// A certificate request for that subject, PEM.
 fn kernelet_pki_csr(common_name: &str, organization: &str) -> (String, rcgen::KeyPair) {
     let key = rcgen::KeyPair::generate().unwrap();

@@ -301,3 +301,87 @@ async fn a_kind_of_two_versions_is_one_object() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_gated_pod_gets_no_node_and_its_gates_only_go() {
+    let server = TestServer::start().await;
+    let api = server.admin();
+    prepare(&api).await;
+    let path = format!("{NS}/pods/gated");
+    let mut gated = pod("gated", "");
+    gated["spec"]["schedulingGates"] =
+        json!([{"name": "example.com/a"}, {"name": "example.com/b"}]);
+    gated["spec"]["nodeSelector"] = json!({"disk": "fast"});
+    let made = api.post(&format!("{NS}/pods"), &gated).await.ok();
+    let condition = &made["status"]["conditions"][0];
+    assert_eq!(
+        (
+            &condition["type"],
+            &condition["status"],
+            &condition["reason"]
+        ),
+        (
+            &json!("PodScheduled"),
+            &json!("False"),
+            &json!("SchedulingGated")
+        )
+    );
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "gated"},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "n"}});
+    let bound = api.post(&format!("{path}/binding"), &binding).await;
+    assert_eq!(bound.status, 409, "{}", bound.error());
+
+    let merge = async |spec: Value| api.patch(&path, "merge", &json!({"spec": spec})).await;
+    let affinity = |values: Value| {
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": values}]}}}})
+    };
+    let zone = json!({"key": "zone", "operator": "In", "values": ["a"]});
+    let rack = json!({"key": "rack", "operator": "Exists"});
+    // While it is gated, where it may go may become less; what it is may not change.
+    for (spec, expect) in [
+        (json!({"nodeSelector": {"arch": "arm"}}), None),
+        (
+            json!({"nodeSelector": {"disk": "slow"}}),
+            Some("only additions to spec.nodeSelector are allowed"),
+        ),
+        (affinity(json!([zone])), None),
+        (affinity(json!([zone, rack])), None),
+        (affinity(json!([rack])), Some("only additions are allowed")),
+        (
+            json!({"affinity": null}),
+            Some("no additions/deletions to non-empty"),
+        ),
+        (
+            json!({"hostNetwork": true}),
+            Some("pod updates may not change fields other than"),
+        ),
+        (
+            json!({"schedulingGates": [{"name": "example.com/c"}]}),
+            Some("only deletion is allowed, but found new scheduling gate 'example.com/c'"),
+        ),
+        (
+            json!({"schedulingGates": [{"name": "example.com/b"}]}),
+            None,
+        ),
+        (json!({"schedulingGates": null}), None),
+        // And no longer, once it is not.
+        (
+            json!({"nodeSelector": {"gpu": "yes"}}),
+            Some("pod updates may not change fields other than"),
+        ),
+    ] {
+        let answer = merge(spec.clone()).await;
+        match expect {
+            None => drop(answer.ok()),
+            Some(text) => {
+                assert_eq!(answer.status, 422, "{spec}: {answer:?}");
+                assert!(answer.error().contains(text), "{spec}: {}", answer.error());
+            }
+        }
+    }
+    api.post(&format!("{path}/binding"), &binding).await.ok();
+    let now = api.get(&path).await.ok();
+    assert_eq!(now["status"]["conditions"][0]["status"], "True");
+    server.stop().await;
+}

@@ -55,6 +55,46 @@ async fn the_kubernetes_service_has_the_first_address_and_the_advertised_endpoin
 }
 
 #[tokio::test]
+async fn every_answer_about_endpoints_warns_that_they_are_deprecated() {
+    let server = TestServer::start().await;
+    let api = server.admin();
+    let list = "/api/v1/namespaces/default/endpoints";
+    let own = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "own"}});
+    let answers = [
+        api.post(list, &own).await,
+        api.get(list).await,
+        api.get(&format!("{list}/own")).await,
+        api.patch(
+            &format!("{list}/own"),
+            "merge",
+            &json!({"metadata": {"labels": {"a": "b"}}}),
+        )
+        .await,
+        api.delete(&format!("{list}/own")).await,
+    ];
+    for answer in answers {
+        assert!(answer.status.is_success(), "{answer:?}");
+        let warnings: Vec<&str> = answer
+            .headers
+            .get_all("warning")
+            .iter()
+            .map(|value| value.to_str().unwrap())
+            .collect();
+        assert_eq!(
+            warnings,
+            [
+                "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""
+            ]
+        );
+    }
+    let slices = api
+        .get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices")
+        .await;
+    assert!(!slices.headers.contains_key("warning"), "{slices:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn addresses_are_given_kept_and_freed_with_the_service() {
     let server = TestServer::start().await;
     let api = server.admin();

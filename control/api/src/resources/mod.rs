@@ -222,6 +222,17 @@ impl Resource {
         self.versions.iter().find(|v| v.name == name)
     }
 
+    /// What every answer about the kind in this version warns of: upstream's `APILifecycleDeprecated` and
+    /// `APILifecycleReplacement`.
+    pub fn deprecation(&self, version: &str) -> Option<&'static str> {
+        match (self.group.as_str(), version, self.kind.as_str()) {
+            ("", "v1", "Endpoints") => {
+                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            }
+            _ => None,
+        }
+    }
+
     pub fn gvk(&self, version: &str) -> Gvk {
         Gvk::new(&self.group, version, &self.kind)
     }

@@ -264,6 +264,26 @@ const BINDINGS: &[(&str, &str, &str, &str)] = &[
         "Group",
         "system:serviceaccounts",
     ),
+    // Not upstream's, but of those who install it (kubeadm's `kubeadm:kubelet-bootstrap` and its two `autoapprove`s):
+    // a join token makes a node's first certificate, and with that the node makes the next.
+    (
+        "kernelet:node-bootstrap",
+        "system:node-bootstrapper",
+        "Group",
+        "system:bootstrappers",
+    ),
+    (
+        "kernelet:node-autoapprove-bootstrap",
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        "Group",
+        "system:bootstrappers",
+    ),
+    (
+        "kernelet:node-autoapprove-certificate-rotation",
+        "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        "Group",
+        "system:nodes",
+    ),
 ];
 
 const LABEL: &str = "kubernetes.io/bootstrapping";

@@ -29,6 +29,13 @@ pub fn pod(object: &Value) -> Vec<FieldError> {
     if ephemeral.len() > 0 {
         errors.push(ephemeral.forbidden("cannot be set on create"));
     }
+    let (node, gates) = (
+        root.get("spec").get("nodeName"),
+        root.get("spec").get("schedulingGates"),
+    );
+    if node.len() > 0 && gates.len() > 0 {
+        errors.push(node.forbidden("cannot be set until all schedulingGates have been cleared"));
+    }
     errors.into_vec()
 }
 
@@ -134,6 +141,7 @@ fn pod_spec(spec: &Node<'_>, holder: Holder, errors: &mut Errors) {
         let ty = gate.get("conditionType");
         errors.messages(&ty, names::qualified_name(ty.text()));
     }
+    scheduling::gates(&spec.get("schedulingGates"), errors);
     scheduling::spread(&spec.get("topologySpreadConstraints"), errors);
     security::host_users(spec, errors);
     hostname_override(spec, errors);

@@ -4,7 +4,7 @@ use super::super::{
     meta, names,
     node::{Errors, Node},
 };
-use crate::FieldError;
+use crate::{FieldError, Value};
 use std::collections::BTreeSet;
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -12,6 +12,94 @@ const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// A taint's effect, which must be one of the three.
 pub(in super::super) fn taint_effect(effect: &Node<'_>, errors: &mut Errors) {
     errors.one_of(effect, EFFECTS);
+}
+
+/// What must be taken away before a scheduler may look at the pod.
+pub(super) fn gates(list: &Node<'_>, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for gate in list.each() {
+        let name = gate.get("name").text();
+        // Upstream names the element, not its field.
+        let invalid = |message: String| FieldError::invalid(&gate.path, name, message);
+        errors.extend(names::qualified_name(name).into_iter().map(invalid));
+        if !seen.insert(name) {
+            errors.push(FieldError::duplicate(&gate.path, name));
+        }
+    }
+}
+
+/// Gates may only go.
+pub(super) fn only_removed_gates(new: &Node<'_>, old: &Node<'_>, errors: &mut Errors) {
+    let had: BTreeSet<&str> = old.each().map(|gate| gate.get("name").text()).collect();
+    for gate in new.each() {
+        let name = gate.get("name");
+        if !had.contains(name.text()) {
+            errors.push(name.forbidden(format!(
+                "only deletion is allowed, but found new scheduling gate '{}'",
+                name.text()
+            )));
+        }
+    }
+}
+
+/// A gated pod's node selector may become narrower.
+pub(super) fn only_added_selectors(new: &Node<'_>, old: &Node<'_>, errors: &mut Errors) {
+    let kept = old
+        .entries()
+        .all(|(key, was)| new.value.get(key) == Some(was.value));
+    if !kept {
+        errors.push(new.invalid(
+            "only additions to spec.nodeSelector are allowed (no mutations or deletions)",
+        ));
+    }
+}
+
+/// So may its required affinity to nodes: each term by more expressions. What is only preferred is free.
+pub(super) fn only_narrowed_affinity(new: &Node<'_>, old: &Node<'_>, errors: &mut Errors) {
+    let terms = |affinity: &Node<'_>| {
+        affinity
+            .get("requiredDuringSchedulingIgnoredDuringExecution")
+            .get("nodeSelectorTerms")
+            .value
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+    };
+    let (now, before) = (terms(new), terms(old));
+    if before.is_empty() {
+        return;
+    }
+    let list = new
+        .get("requiredDuringSchedulingIgnoredDuringExecution")
+        .get("nodeSelectorTerms");
+    if now.len() != before.len() {
+        errors.push(
+            list.invalid("no additions/deletions to non-empty NodeSelectorTerms list are allowed"),
+        );
+        return;
+    }
+    for (term, was) in list.each().zip(&before) {
+        if !only_additions(term.value, was) {
+            errors.push(term.invalid("only additions are allowed (no mutations or deletions)"));
+        }
+    }
+}
+
+/// Whether a term's expressions begin with those it had. One without any matches nothing, and stays so.
+fn only_additions(new: &Value, old: &Value) -> bool {
+    let list = |term: &Value, field: &str| {
+        term.get(field)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let fields = ["matchExpressions", "matchFields"];
+    if fields.iter().all(|field| list(old, field).is_empty()) {
+        return fields.iter().all(|field| list(new, field).is_empty());
+    }
+    fields
+        .iter()
+        .all(|field| list(new, field).starts_with(&list(old, field)))
 }
 
 pub(super) fn tolerations(list: &Node<'_>, errors: &mut Errors) {

@@ -5,6 +5,7 @@ use super::{
     container, pod_and_spec, scheduling,
 };
 use crate::{FieldError, Value};
+use serde_json::Map;
 
 const MUTABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
@@ -27,6 +28,17 @@ pub(super) fn pod(new: &Node<'_>, old: &Node<'_>) -> Vec<FieldError> {
         return errors.into_vec();
     }
     only_added_tolerations(&spec, &before, &mut errors);
+    let gates = before.get("schedulingGates");
+    scheduling::only_removed_gates(&spec.get("schedulingGates"), &gates, &mut errors);
+    if gates.len() > 0 {
+        let selector = "nodeSelector";
+        scheduling::only_added_selectors(&spec.get(selector), &before.get(selector), &mut errors);
+        scheduling::only_narrowed_affinity(
+            &spec.get("affinity").get("nodeAffinity"),
+            &before.get("affinity").get("nodeAffinity"),
+            &mut errors,
+        );
+    }
     if munge(spec.value, before.value) != *before.value {
         errors.push(spec.forbidden(MUTABLE));
     }
@@ -97,11 +109,20 @@ fn munge(new: &Value, old: &Value) -> Value {
             }
         }
     }
-    for field in ["activeDeadlineSeconds", "tolerations"] {
-        match old.get(field) {
-            Some(value) => drop(map.insert(field.to_owned(), value.clone())),
-            None => drop(map.remove(field)),
-        }
+    let mut take_back = |field: &str| match old.get(field) {
+        Some(value) => drop(map.insert(field.to_owned(), value.clone())),
+        None => drop(map.remove(field)),
+    };
+    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        take_back(field);
+    }
+    if old
+        .get("schedulingGates")
+        .and_then(Value::as_array)
+        .is_some_and(|gates| !gates.is_empty())
+    {
+        take_back("nodeSelector");
+        take_back_node_affinity(map, old);
     }
     let grace = "terminationGracePeriodSeconds";
     let was = old.get(grace).and_then(Value::as_i64);
@@ -109,4 +130,23 @@ fn munge(new: &Value, old: &Value) -> Value {
         map.insert(grace.to_owned(), was.into());
     }
     spec
+}
+
+/// What a gated pod may change within its affinity; the rest of it stays to be compared.
+fn take_back_node_affinity(spec: &mut Map<String, Value>, old: &Value) {
+    let was = old.pointer("/affinity/nodeAffinity");
+    let mut affinity = spec
+        .get("affinity")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
+    match was {
+        Some(was) => drop(affinity.insert("nodeAffinity".to_owned(), was.clone())),
+        None => drop(affinity.remove("nodeAffinity")),
+    }
+    if affinity.is_empty() && old.get("affinity").is_none() {
+        spec.remove("affinity");
+    } else {
+        spec.insert("affinity".to_owned(), Value::Object(affinity));
+    }
 }
