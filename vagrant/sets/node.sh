@@ -4,7 +4,8 @@ set -eu
 export KUBECONFIG=/var/lib/kernelet/kubeconfig
 # Debian's static busybox cannot look names up, not even numeric ones, so bash asks.
 ask() { timeout 10 bash -c "exec 3<>/dev/tcp/$1/80; printf 'GET / HTTP/1.1\\r\\nHost: hello\\r\\nConnection: close\\r\\n\\r\\n' >&3; grep -a '^pod ' <&3"; }
-before=$(find /sys/fs/cgroup -type d | sort; cut -d' ' -f5 /proc/self/mountinfo | sort; find /sys/fs/bpf | sort; ls /sys/class/net)
+held() { find /sys/fs/cgroup -type d | sort; cut -d' ' -f5 /proc/self/mountinfo | sort; find /sys/fs/bpf | sort; ls /sys/class/net; nft list tables; ls /run /var/log; }
+before=$(held)
 trap 'code=$?; [ $code = 0 ] || { kubectl get all,events -A -o wide; kubectl describe pods; tail -50 /var/log/kernelet/*/kernelet.log; }' EXIT
 kernelet up --detach --node-name lab
 kubectl apply -f /lab/examples/hello/
@@ -25,8 +26,9 @@ grep -q 'cpuset\|cpu' "$pod/cgroup.controllers"
 mkdir -p /tmp/image/layer/bin; cp /bin/busybox /tmp/image/layer/bin/tail
 (cd /tmp/image && tar -cf layer.tar -C layer . && digest=$(sha256sum layer.tar | cut -d' ' -f1) \
   && printf '{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$digest" > config.json \
-  && printf '[{"Config":"config.json","RepoTags":["busybox:test"],"Layers":["layer.tar"]}]' > manifest.json \
-  && tar -cf ../image.tar config.json layer.tar manifest.json)
+  && config=$(sha256sum config.json | cut -d' ' -f1).json && mv config.json "$config" \
+  && printf '[{"Config":"%s","RepoTags":["busybox:test"],"Layers":["layer.tar"]}]' "$config" > manifest.json \
+  && tar -cf ../image.tar "$config" layer.tar manifest.json)
 kernelet image load /tmp/image.tar
 kubectl apply -f - <<'POD'
 apiVersion: v1
@@ -41,9 +43,10 @@ spec:
     resources: {limits: {memory: 24Mi, cpu: 500m}}
 POD
 kubectl wait pod/full '--for=jsonpath={.status.phase}=Failed' --timeout=60s
-test "$(kubectl get pod full -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason}')" = OOMKilled
+test "$(kubectl get pod full -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason} {.status.containerStatuses[0].state.terminated.exitCode}')" = 'OOMKilled 137'
 
 kernelet down --purge
-after=$(find /sys/fs/cgroup -type d | sort; cut -d' ' -f5 /proc/self/mountinfo | sort; find /sys/fs/bpf | sort; ls /sys/class/net)
+set +x
+after=$(held)
 [ "$before" = "$after" ] || { echo "left behind:"; echo "$before" > /tmp/a; echo "$after" > /tmp/b; diff /tmp/a /tmp/b; exit 1; }
 test ! -e /var/lib/kernelet
