@@ -311,10 +311,11 @@ fn median_change(services: u32) -> Duration {
         let begin = Instant::now();
         machine.api.endpoints("web", "TCP", &backends);
         let look = || {
-            kernelet_maps::view::backend_count(&machine.instance_id, service(), 6)
+            kernelet_maps::view::backends_of(&machine.instance_id, service(), 6)
                 .expect("the view")
+                .map(|backends| backends.len())
         };
-        while look() != Some(count) {
+        while look() != Some(count as usize) {
             assert!(begin.elapsed() < Duration::from_secs(30), "it never came");
             std::thread::yield_now();
         }

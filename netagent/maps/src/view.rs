@@ -7,8 +7,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use aya::maps::{Array, MapData};
 use kernelet_ebpf_abi::{
-    Address, Reason, ServiceKey, ServiceName, TCP, UDP, config_flags, service_flags,
+    Address, Backend, Reason, Service, ServiceKey, ServiceName, TCP, UDP, config_flags,
+    service_flags,
 };
 use serde::Serialize;
 
@@ -119,14 +121,7 @@ pub fn services(instance_id: &str) -> Result<Vec<ServiceRow>, LoadError> {
     let backends = tables::backends(&pins)?;
     let mut rows = Vec::new();
     for (key, service) in reading("services", tables::services(&pins)?.all())? {
-        let mut addresses = Vec::with_capacity(service.count as usize);
-        for slot in service.extent..service.extent.saturating_add(service.count) {
-            let id = reading("backend ids", extents.get(&slot, 0))?;
-            if let Some(backend) = reading("backends", backends.get(id))? {
-                addresses.push(socket(backend.address, backend.port));
-            }
-        }
-        addresses.sort();
+        let addresses = extent(&extents, &backends, &service)?;
         rows.push(ServiceRow {
             name: names.get(&service.id).cloned().unwrap_or_default(),
             kind: kind_name(service.flags).into(),
@@ -141,23 +136,44 @@ pub fn services(instance_id: &str) -> Result<Vec<ServiceRow>, LoadError> {
     Ok(rows)
 }
 
-/// How many backends one virtual address has; `None`: there is no such address.
-pub fn backend_count(
+/// The backends of one virtual address, whatever else there is; `None`: there is no such address.
+pub fn backends_of(
     instance_id: &str,
     address: SocketAddr,
     protocol: u8,
-) -> Result<Option<u32>, LoadError> {
+) -> Result<Option<Vec<SocketAddr>>, LoadError> {
+    let pins = paths::pins(instance_id);
     let key = ServiceKey {
         address: address.ip().into(),
         port: address.port().to_be(),
         protocol,
         pad: 0,
     };
-    let found = reading(
-        "services",
-        tables::services(&paths::pins(instance_id))?.get(key),
-    )?;
-    Ok(found.map(|service| service.count))
+    let Some(service) = reading("services", tables::services(&pins)?.get(key))? else {
+        return Ok(None);
+    };
+    extent(
+        &tables::extents(&pins)?,
+        &tables::backends(&pins)?,
+        &service,
+    )
+    .map(Some)
+}
+
+fn extent(
+    extents: &Array<MapData, u32>,
+    backends: &tables::Hash<u32, Backend>,
+    service: &Service,
+) -> Result<Vec<SocketAddr>, LoadError> {
+    let mut addresses = Vec::with_capacity(service.count as usize);
+    for slot in service.extent..service.extent.saturating_add(service.count) {
+        let id = reading("backend ids", extents.get(&slot, 0))?;
+        if let Some(backend) = reading("backends", backends.get(id))? {
+            addresses.push(socket(backend.address, backend.port));
+        }
+    }
+    addresses.sort();
+    Ok(addresses)
 }
 
 pub fn backends(instance_id: &str) -> Result<Vec<BackendRow>, LoadError> {

@@ -194,26 +194,28 @@ async fn endpoint_changes(client: Client, instance: &str) -> anyhow::Result<Vec<
         "metadata": { "name": "moving" }, "spec": { "ports": [{ "port": 81, "targetPort": 8080 }] },
     }))?;
     let params = PostParams::default();
-    if services.get_opt("moving").await?.is_none() {
-        services.create(&params, &service).await?;
-        slices
-            .create(&params, &slice("moving", "moving", "10.251.0.1")?)
-            .await?;
-    }
+    let service = match services.get_opt("moving").await? {
+        Some(known) => known,
+        None => {
+            slices
+                .create(&params, &slice("moving", "moving", "10.251.0.1")?)
+                .await?;
+            services.create(&params, &service).await?
+        }
+    };
+    let address = service.spec.and_then(|spec| spec.cluster_ip);
+    let address: SocketAddr = format!("{}:81", address.context("a cluster IP")?).parse()?;
     let mut samples = Vec::new();
     for index in 0..100_u32 {
-        let address = format!("10.251.{}.{}", samples.len() % 200 + 1, index % 200 + 1);
+        let backend = format!("10.251.{}.{}", samples.len() % 200 + 1, index % 200 + 1);
         let patch =
-            json!({ "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }] });
-        let wanted: SocketAddr = format!("{address}:8080").parse()?;
+            json!({ "endpoints": [{ "addresses": [backend], "conditions": { "ready": true } }] });
+        let wanted: SocketAddr = format!("{backend}:8080").parse()?;
         let began = Instant::now();
         slices
             .patch("moving", &PatchParams::default(), &Patch::Merge(patch))
             .await?;
-        while !view::backends(instance)?
-            .iter()
-            .any(|row| row.address == wanted)
-        {
+        while view::backends_of(instance, address, 6)? != Some(vec![wanted]) {
             anyhow::ensure!(
                 began.elapsed() < Duration::from_secs(5),
                 "{wanted} is not in the map"

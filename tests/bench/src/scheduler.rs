@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use kernelet_scenarios::Machine;
 use kube::{
     Api,
@@ -35,6 +35,11 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
             anyhow::ensure!(Instant::now() < until, "the server did not come up");
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
+        // Its controller isn't there.
+        let account = serde_json::from_value(json!({ "metadata": { "name": "default" } }))?;
+        Api::<ServiceAccount>::default_namespaced(client.clone())
+            .create(&PostParams::default(), &account)
+            .await?;
         nodes(client.clone()).await?;
         schedule(client).await
     });
