@@ -307,12 +307,21 @@ fn is_end(fault: &Fault) -> bool {
 }
 
 #[test]
-fn the_program_killed_before_and_after_each_step_of_a_pod_finds_its_way() {
+fn the_program_killed_before_and_after_each_step_that_makes_or_changes_a_pod_finds_its_way() {
+    kill_the_program(|fault| !is_end(fault));
+}
+
+#[test]
+fn the_program_killed_before_and_after_each_step_that_ends_a_pod_finds_its_way() {
+    kill_the_program(is_end);
+}
+
+fn kill_the_program(at: impl Fn(&Fault) -> bool) {
     skip_unless_root!();
     let scene = Scene::new();
     let began = Instant::now();
     let mut count = 0;
-    for fault in faults("agent") {
+    for fault in faults("agent").into_iter().filter(at) {
         let case = Instant::now();
         if fault.stage == Stage::Made {
             scene.arm(&fault);
