@@ -83,10 +83,12 @@ fn main() {
     );
     for (_, program) in PROGRAMS {
         let built = folder.join(&target).join("release").join(program);
-        let bytes = std::fs::read(&built).unwrap_or_else(|e| panic!("read {}: {e}", built.display()));
+        let bytes =
+            std::fs::read(&built).unwrap_or_else(|e| panic!("read {}: {e}", built.display()));
         let packed = zstd::encode_all(&*bytes, 19).expect("memory takes it");
         let placed = out.join(format!("{program}.zst"));
-        std::fs::write(&placed, packed).unwrap_or_else(|e| panic!("write {}: {e}", placed.display()));
+        std::fs::write(&placed, packed)
+            .unwrap_or_else(|e| panic!("write {}: {e}", placed.display()));
     }
 }
 
