@@ -94,9 +94,7 @@ release() { check release-build cargo build --locked --release -p kernelet -p ke
 
 root_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip root-tier "it needs root"; return; fi
-  local young='(binary(/^root_(faults|durability|killed|times)/) or test(volumes_in_memory))'
-  nextest root --workspace -E "binary(/^root_/) and not $young${1:+ and ($1)}"
-  unproven root-young timeout 900 cargo nextest run --retries 0 --workspace --no-fail-fast -E "binary(/^root_/) and $young"
+  nextest root --workspace -E "binary(/^root_/)${1:+ and ($1)}"
 }
 
 python_tier() {
