@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use kernelet_attach::PodNetwork;
 use kernelet_client::Informers;
 use kernelet_net_plan::Cidr;
@@ -188,6 +188,35 @@ pub fn purge(instance: &Instance) -> Vec<String> {
         left.push(format!("{error:#}"));
     }
     left
+}
+
+/// The pods of a start with another `--cgroup-root` would be nobody's: they are kept where they are, or ended first.
+pub fn check_cgroup_root(instance: &Instance, root: &str) -> anyhow::Result<()> {
+    let same = |a: &str, b: &str| a.trim_matches('/') == b.trim_matches('/');
+    let Some(was) = instance
+        .remembered_cgroup_root()
+        .filter(|was| !same(was, root))
+    else {
+        return Ok(());
+    };
+    let layout = Layout::detect().context("cannot find the cgroup hierarchies")?;
+    let group = instance.cgroups(&was);
+    let group = layout.group(&group);
+    if !group.exists() {
+        return Ok(());
+    }
+    if group.populated()? {
+        bail!(
+            "the pods of {} run below the cgroup {was}; start it with --cgroup-root {was}, \
+             or end them first: kernelet down --pods --data-dir {}",
+            instance.data_dir.display(),
+            instance.data_dir.display(),
+        );
+    }
+    group
+        .remove(Duration::ZERO)
+        .with_context(|| format!("cannot remove the cgroup {}", group.path()))?;
+    remove_shared_root(&was)
 }
 
 /// The cgroup root is every instance's; it goes with the last one.

@@ -38,6 +38,7 @@ pub fn run(global: &Global, options: &UpOptions) -> anyhow::Result<ExitCode> {
         log(global)?;
         let instance = Instance::create(&global.data_dir)?;
         let _lock = instance.lock()?;
+        node::check_cgroup_root(&instance, &options.node.cgroup_root)?;
         instance.remember(&options.node.cgroup_root)?;
         // Every path is absolute from here on, and no mount is kept busy by where this was started.
         std::env::set_current_dir("/").context("cannot change to /")?;

@@ -57,6 +57,11 @@ fn pods_whose_program_is_gone_are_ended_with_their_grace() {
         uids.iter()
             .all(|uid| !machine.pod_processes(uid).is_empty())
     );
+    // A start that would not find them below its own cgroup is refused, and forgets nothing.
+    let elsewhere = machine.kernelet(&["up", "--detach", "--node-name=node-a"]);
+    assert_ne!(elsewhere.code, 0);
+    let was = format!("--cgroup-root /kernelet-{}", std::process::id());
+    assert!(elsewhere.stderr.contains(&was), "{elsewhere:?}");
     let said = machine.kernelet(&["down", "--pods"]).ok();
     assert!(said.contains("4 pods ended"), "{said}");
     assert_eq!(

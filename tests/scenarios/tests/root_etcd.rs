@@ -107,7 +107,8 @@ fn a_cluster_in_etcd_is_found_again_and_outlives_a_purge() {
 
     // Looked for in the data folder, the cluster would be empty, and its pods would end.
     machine.kernelet(&["down"]).ok();
-    let elsewhere = machine.kernelet(&["up", "--detach", "--node-name=node-a"]);
+    let cgroups = format!("--cgroup-root=/kernelet-{}", std::process::id());
+    let elsewhere = machine.kernelet(&["up", "--detach", "--node-name=node-a", &cgroups]);
     assert_ne!(elsewhere.code, 0);
     assert!(
         elsewhere.stderr.contains(&format!("--store {STORE}")),
