@@ -129,7 +129,11 @@ if [ "$what" = all ] || [ "$what" = root ]; then
     etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 musl-gcc:musl-tools || true
   kubectl_tool || note_skip kubectl "no kubectl 1.31 or newer can be had"
 fi
-case $what in all | quick) fixtures || note_skip fixtures "golang-k8s-api-dev cannot be fetched" ;; esac
+case $what in all | quick)
+  fixtures || note_skip fixtures "golang-k8s-api-dev cannot be fetched"
+  schemas || { unset KERNELET_SCHEMAS; tail -2 "$cache/schemas.log"; }
+  ;;
+esac
 case $what in
   quick) quick ;;
   root) release; fault_build; root_tier "${2:-}" ;;

@@ -89,6 +89,21 @@ fixtures() {
   return $code
 }
 
+# The API's types as JSON schemas, which the facts' table is held against.
+schemas() {
+  export KERNELET_SCHEMAS="$cache/schemas-v1.35/_definitions.json"
+  [ -s "$KERNELET_SCHEMAS" ] && return 0
+  python3 -m pip --version >/dev/null 2>&1 || packages /usr/lib/python3/dist-packages/pip:python3-pip || return 1
+  local work; work=$(mktemp -d "$cache/schemas.XXXX")
+  python3 -m pip download -q --no-deps -d "$work" kubernetes-validate >"$cache/schemas.log" 2>&1 \
+    && (cd "$work" && python3 -m zipfile -e ./*.whl .) \
+    && mkdir -p "$cache/schemas-v1.35" \
+    && cp "$work"/kubernetes_validate/kubernetes-json-schema/v1.35.*-local/_definitions.json "$KERNELET_SCHEMAS"
+  local code=$?
+  rm -rf "$work"
+  return $code
+}
+
 # The Python client, in an environment of its own.
 python_client() {
   export KERNELET_PYTHON="$cache/python/bin/python"

@@ -109,6 +109,53 @@ pub fn glibc_image(dir: &Path) -> PathBuf {
     path
 }
 
+/// Debian's nginx with what it is linked with, as `nginx:test`: it serves `/site` on port 8080, logs to its standard
+/// output, and ends by SIGQUIT, as upstream's image does.
+pub fn nginx_image(dir: &Path) -> PathBuf {
+    const CONFIG: &str = "daemon off; user nobody nogroup; pid /tmp/nginx.pid; error_log /dev/stderr notice;\n\
+        events {}\n\
+        http {\n\
+          access_log /dev/stdout; client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy;\n\
+          fastcgi_temp_path /tmp/fastcgi; uwsgi_temp_path /tmp/uwsgi; scgi_temp_path /tmp/scgi;\n\
+          server { listen 8080; root /site; }\n\
+        }\n";
+    let program = find("nginx");
+    let mut spec = ImageSpec {
+        name: "nginx:test".into(),
+        files: vec![
+            ("etc/nginx.conf".into(), CONFIG.into(), 0o644),
+            (
+                "etc/passwd".into(),
+                b"root:x:0:0:root:/:\nnobody:x:65534:65534:nobody:/:\n".to_vec(),
+                0o644,
+            ),
+            (
+                "etc/group".into(),
+                b"root:x:0:\nnogroup:x:65534:\n".to_vec(),
+                0o644,
+            ),
+            ("tmp/.keep".into(), Vec::new(), 0o644),
+            ("var/lib/nginx/.keep".into(), Vec::new(), 0o644),
+            ("var/log/nginx/.keep".into(), Vec::new(), 0o644),
+        ],
+        links: Vec::new(),
+        config: json!({
+            "Entrypoint": ["/usr/sbin/nginx"], "Cmd": ["-c", "/etc/nginx.conf"],
+            "ExposedPorts": { "8080/tcp": {} }, "StopSignal": "SIGQUIT",
+        }),
+    };
+    for library in libraries(&program) {
+        let name = library.trim_start_matches('/').to_owned();
+        let content = std::fs::read(&library).expect(&library);
+        spec.files.push((name, content, 0o755));
+    }
+    let content = std::fs::read(&program).expect(&program);
+    spec.files.push(("usr/sbin/nginx".into(), content, 0o755));
+    let path = dir.join("nginx.tar");
+    image_archive(&spec, &path);
+    path
+}
+
 /// A program of musl's libc that looks a name up (`/bin/lookup NAME`), as `musl:test`; `None` without musl-gcc.
 pub fn musl_image(dir: &Path) -> Option<PathBuf> {
     const LOOKUP: &str = "#include <arpa/inet.h>\n#include <netdb.h>\n#include <stdio.h>\n\
@@ -196,6 +243,7 @@ fn find(program: &str) -> String {
     std::env::var("PATH")
         .unwrap_or_default()
         .split(':')
+        .chain(["/usr/sbin"])
         .map(|dir| format!("{dir}/{program}"))
         .find(|path| Path::new(path).exists())
         .unwrap_or_else(|| panic!("{program} is not installed"))
