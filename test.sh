@@ -29,18 +29,6 @@ check() {
   fi
 }
 
-# unproven NAME COMMAND…: a check that has not held on a quiet machine yet (docs/status.md says which). It runs and is
-# reported; when it fails it is counted as skipped, so that it cannot hide what is proven. Each is to become a `check`.
-unproven() {
-  local name=$1; shift
-  if "$@" >"$logs/$name.log" 2>&1; then
-    note_pass "$name"
-  else
-    tail -40 "$logs/$name.log"
-    note_skip "$name" "unproven, and it failed"
-  fi
-}
-
 # nextest NAME ARGS…: many checks; the counts are the runner's own.
 nextest() {
   local name=$1; shift
@@ -69,7 +57,8 @@ nextest() {
 
 # What must be the same before and after.
 traces() {
-  find /sys/fs/cgroup -mindepth 2 -type d 2>/dev/null | grep -v -e init.scope -e system.slice -e user.slice | sort
+  # Other people's cgroups come and go as they like.
+  find /sys/fs/cgroup -mindepth 1 -type d 2>/dev/null | grep -e kernelet -e kubepods -e oci-test -e klt | sort
   awk '{print "mount", $5}' /proc/self/mountinfo | sort
   find /sys/fs/bpf -mindepth 1 2>/dev/null | sort
   ls /sys/class/net /run/netns /run/kernelet /var/log/kernelet 2>/dev/null
@@ -105,19 +94,17 @@ python_tier() {
 
 vm_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip vm-tier "it needs root to build the guest's root"; return; fi
-  local set binaries scope=(--workspace)
+  local set binaries carried scope=(--workspace)
   # The root tests of runtime and network travel as the programs that cargo builds of them: after the root tier those
   # that it has built, alone only what is needed.
   [ "$what" = vm ] && scope=(-p kernelet-shim-client -p kernelet-oci -p kernelet-maps -p kernelet-netagent)
   mapfile -t binaries < <(cargo test --no-run --message-format=json "${scope[@]}" --test 'root_*' 2>/dev/null \
-    | sed -nE '/(runtime\/shim-client|runtime\/oci|netagent\/maps|netagent\/agent)#/s/.*"executable":"([^"]*\/root_[^"]*)".*/\1/p' | grep -v /root_times)
+    | sed -nE '/(runtime\/shim-client|runtime\/oci|netagent\/maps|netagent\/agent)#/s/.*"executable":"([^"]*\/root_[^"]*)".*/\1/p')
   for set in vagrant/sets/*.sh; do
     set=$(basename "$set" .sh)
-    case $set in
-      smoke | node | reboot) check "vm-$set" env LAB_LIMIT_S=400 vagrant/lab run "$set" ;;
-      runtime) unproven "vm-$set" env LAB_LIMIT_S=400 vagrant/lab run "$set" "${binaries[@]}" ;;
-      *) unproven "vm-$set" env LAB_LIMIT_S=400 vagrant/lab run "$set" ;;
-    esac
+    carried=()
+    [ "$set" = runtime ] && carried=("${binaries[@]}")
+    check "vm-$set" env LAB_LIMIT_S=400 vagrant/lab run "$set" "${carried[@]}"
   done
 }
 
