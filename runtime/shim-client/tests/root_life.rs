@@ -235,7 +235,7 @@ async fn an_exec_is_bounded_in_time_and_output_and_ends_when_it_is_dropped() {
         .await
         .unwrap();
     assert!(exit.timed_out && exit.output == b"before\n", "{exit:?}");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(60));
     let loud = exec_plan(&plan, "yes | head -c 100000", None);
     let exit = shim
         .exec(&plan.id, &loud, ExecIo::Capture { limit: 10 << 10 })
