@@ -33,7 +33,7 @@ check() {
 nextest() {
   local name=$1; shift
   local began=$SECONDS line
-  cargo nextest run --locked --no-fail-fast --no-tests=warn --success-output final --failure-output final --final-status-level fail "$@" >"$logs/$name.log" 2>&1
+  cargo nextest run --locked --no-fail-fast --no-tests=warn --success-output final --failure-output final --final-status-level flaky "$@" >"$logs/$name.log" 2>&1
   local code=$?
   line=$(grep -E '^ +Summary \[' "$logs/$name.log" | tail -1)
   if [ -z "$line" ]; then
@@ -46,6 +46,7 @@ nextest() {
   [ "$code" != 0 ] && [ "$bad" = 0 ] && bad=1
   passed=$((passed + ${ok:-0})); failed=$((failed + bad))
   printf '%s: %s passed, %s failed (%d s)\n' "$name" "${ok:-0}" "$bad" "$((SECONDS - began))"
+  sed -n 's/^ *FLAKY/  needed another try:/p' "$logs/$name.log" | sort -u
   if [ "$bad" != 0 ]; then
     grep -E '^ +(FAIL|TIMEOUT|SIGNAL|ABORT)' "$logs/$name.log" | sort -u | while read -r row; do echo "  $row"; done
     failures+=("$name: $(grep -cE '^ +(FAIL|TIMEOUT)' "$logs/$name.log") tests, see the log above")
