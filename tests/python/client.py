@@ -6,6 +6,7 @@ import time
 
 from kubernetes import client, config, dynamic, utils, watch
 from kubernetes.client.rest import ApiException
+from kubernetes.stream import stream
 
 config.load_kube_config()
 api = client.ApiClient()
@@ -109,6 +110,17 @@ scale = apps.patch_namespaced_deployment_scale("hello", "py", {"spec": {"replica
 check("scale", scale.spec.replicas == 1)
 pod = core.list_namespaced_pod("py", label_selector="app=hello").items[0]
 check("log", isinstance(core.read_namespaced_pod_log(pod.metadata.name, "py"), str))
+
+# The image holds one program; a second one of it finds its port taken, says so and ends with 1.
+pods = core.list_namespaced_pod("py", label_selector="app=hello").items
+name = next(pod.metadata.name for pod in pods if pod.metadata.deletion_timestamp is None)
+session = stream(core.connect_get_namespaced_pod_exec, name, "py", command=["/hello"],
+                 stdin=False, stdout=True, stderr=True, tty=False, _preload_content=False)
+session.run_forever(timeout=20)
+told = session.read_stderr()
+check("exec", told.startswith("hello: ") and session.returncode == 1, (told, session.returncode))
+raises("exec without an upgrade", 400, "BadRequest",
+       lambda: core.connect_get_namespaced_pod_exec(name, "py", command=["/hello"]))
 
 review = client.AuthorizationV1Api(api).create_self_subject_access_review(
     {"spec": {"resourceAttributes": {"verb": "create", "resource": "pods", "namespace": "py"}}})

@@ -4,8 +4,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{TryStreamExt, stream::Stream};
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, BodyStream, Empty, Limited};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use kernelet_api::{ApiError, Value};
 use rustls::pki_types::ServerName;
@@ -50,41 +51,56 @@ impl Endpoint {
     }
 }
 
+type NodeSender = hyper::client::conn::http1::SendRequest<Empty<Bytes>>;
+
+/// A connection to a node, and the authority it has in requests.
+async fn connect(
+    tls: Arc<rustls::ClientConfig>,
+    endpoint: Endpoint,
+    failed: &(dyn Fn(&str, &dyn std::fmt::Display) -> ApiError + Sync),
+) -> Result<(NodeSender, String), ApiError> {
+    let authority = match endpoint.address {
+        IpAddr::V4(address) => format!("{address}:{}", endpoint.port),
+        IpAddr::V6(address) => format!("[{address}]:{}", endpoint.port),
+    };
+    let connect = async {
+        let tcp = TcpStream::connect((endpoint.address, endpoint.port))
+            .await
+            .map_err(|error| failed(&authority, &error))?;
+        // What is typed into a session goes out at once.
+        let _ = tcp.set_nodelay(true);
+        let name = ServerName::IpAddress(endpoint.address.into());
+        let tls = TlsConnector::from(tls)
+            .connect(name, tcp)
+            .await
+            .map_err(|error| failed(&authority, &error))?;
+        hyper::client::conn::http1::handshake(TokioIo::new(tls))
+            .await
+            .map_err(|error| failed(&authority, &error))
+    };
+    let (sender, connection) = time::timeout(CONNECT, connect)
+        .await
+        .map_err(|_| failed(&authority, &"timed out"))??;
+    // The connection lives as long as the body that is read from it, or as what it was upgraded to.
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "the connection to a node ended");
+        }
+    });
+    Ok((sender, authority))
+}
+
 /// GETs `path` from a node and answers the body as it comes.
 pub async fn get(
     tls: Arc<rustls::ClientConfig>,
     endpoint: Endpoint,
     path: &str,
 ) -> Result<impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static, ApiError> {
-    let authority = match endpoint.address {
-        IpAddr::V4(address) => format!("{address}:{}", endpoint.port),
-        IpAddr::V6(address) => format!("[{address}]:{}", endpoint.port),
-    };
-    let failed = |error: &dyn std::fmt::Display| {
+    let failed = |authority: &str, error: &dyn std::fmt::Display| {
         ApiError::internal(format!("Get \"https://{authority}{path}\": {error}"))
     };
-    let connect = async {
-        let tcp = TcpStream::connect((endpoint.address, endpoint.port))
-            .await
-            .map_err(|error| failed(&error))?;
-        let name = ServerName::IpAddress(endpoint.address.into());
-        let tls = TlsConnector::from(tls)
-            .connect(name, tcp)
-            .await
-            .map_err(|error| failed(&error))?;
-        hyper::client::conn::http1::handshake(TokioIo::new(tls))
-            .await
-            .map_err(|error| failed(&error))
-    };
-    let (mut sender, connection) = time::timeout(CONNECT, connect)
-        .await
-        .map_err(|_| failed(&"timed out"))??;
-    // The connection lives as long as the body that is read from it.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "the connection to a node ended");
-        }
-    });
+    let (mut sender, authority) = connect(tls, endpoint, &failed).await?;
+    let failed = |error: &dyn std::fmt::Display| failed(&authority, error);
     let request = Request::get(path)
         .header(header::HOST, &authority)
         .header(header::USER_AGENT, "kernelet-server")
@@ -97,16 +113,70 @@ pub async fn get(
     let status = response.status();
     let body = response.into_body();
     if !status.is_success() {
-        let text = Limited::new(body, ERROR_TEXT)
-            .collect()
-            .await
-            .map(|text| text.to_bytes())
-            .unwrap_or_default();
-        return Err(passed_on(status, &String::from_utf8_lossy(&text)));
+        return Err(passed_on(status, &error_text(body).await));
     }
     Ok(BodyStream::new(body)
         .try_filter_map(|frame| async move { Ok(frame.into_data().ok()) })
         .map_err(BoxError::from))
+}
+
+async fn error_text(body: Incoming) -> String {
+    let text = Limited::new(body, ERROR_TEXT)
+        .collect()
+        .await
+        .map(|text| text.to_bytes())
+        .unwrap_or_default();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// What a node says to a request for an upgrade.
+pub enum Upgrade {
+    /// 101 with these headers; the connection comes when the answer has been sent.
+    Granted(HeaderMap, OnUpgrade),
+    /// Its status and text, as the client is to see them.
+    Refused(StatusCode, String),
+}
+
+/// Asks a node to upgrade a connection to whatever `headers` name.
+pub async fn upgrade(
+    tls: Arc<rustls::ClientConfig>,
+    endpoint: Endpoint,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+) -> Result<Upgrade, ApiError> {
+    let failed = |authority: &str, error: &dyn std::fmt::Display| {
+        ApiError::internal(format!(
+            "error dialing backend: dial tcp {authority}: {error}"
+        ))
+    };
+    let (mut sender, authority) = connect(tls, endpoint, &failed).await?;
+    let failed = |error: &dyn std::fmt::Display| failed(&authority, error);
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, &authority)
+        .header(header::USER_AGENT, "kernelet-server")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| failed(&error))?;
+    request.headers_mut().extend(headers);
+    let mut response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| failed(&error))?;
+    let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let connection = hyper::upgrade::on(&mut response);
+        return Ok(Upgrade::Granted(response.headers().clone(), connection));
+    }
+    // A node that answers 200 hasn't understood; a client must not take it for success.
+    let status = if status.is_success() {
+        StatusCode::BAD_GATEWAY
+    } else {
+        status
+    };
+    let text = error_text(response.into_body()).await;
+    Ok(Upgrade::Refused(status, text))
 }
 
 /// A node's error as the API's.

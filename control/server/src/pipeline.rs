@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, request::Parts};
 use http_body::Body;
+use hyper::upgrade::OnUpgrade;
 use kernelet_api::ApiError;
 use kernelet_pki::PeerCertificates;
 use tokio::time;
@@ -193,6 +194,7 @@ where
         query,
         headers: parts.headers.clone(),
         body,
+        upgrade: parts.extensions.get::<OnUpgrade>().cloned(),
         warnings: Mutex::default(),
     };
     let mut response = match time::timeout(timeout(&call)?, handler::handle(&call)).await {

@@ -37,6 +37,15 @@ pub struct ResourceInfo {
     pub legacy_watch: bool,
 }
 
+impl ResourceInfo {
+    /// `pods/exec` and its like, which take the connection over.
+    pub fn is_session(&self) -> bool {
+        self.gvr.group.is_empty()
+            && self.gvr.resource == "pods"
+            && matches!(self.subresource.as_str(), "exec" | "attach" | "portforward")
+    }
+}
+
 /// Why a path can't be understood.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PathError {

@@ -63,6 +63,11 @@ async fn refusals_are_worded_as_upstream_words_them() {
             "/api/v1/namespaces/default/pods/x/log",
             "403 Forbidden: pods \"x\" is forbidden: User \"bob\" cannot get resource \"pods/log\" in API group \"\" in the namespace \"default\"",
         ),
+        // A session needs more than reading, although a WebSocket begins with a GET.
+        (
+            "/api/v1/namespaces/default/pods/x/exec?command=id",
+            "403 Forbidden: pods \"x\" is forbidden: User \"bob\" cannot create resource \"pods/exec\" in API group \"\" in the namespace \"default\"",
+        ),
         (
             "/apis/apps/v1/namespaces/default/deployments/d",
             "403 Forbidden: deployments.apps \"d\" is forbidden: User \"bob\" cannot get resource \"deployments\" in API group \"apps\" in the namespace \"default\"",

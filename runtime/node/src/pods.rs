@@ -37,6 +37,7 @@ pub(crate) struct Pods {
 }
 
 struct Slot {
+    home: Arc<PodHome>,
     pod: watch::Sender<Option<Arc<Pod>>>,
     requests: mpsc::Sender<Request>,
     view: watch::Receiver<View>,
@@ -97,12 +98,13 @@ impl Pods {
     /// The pod of a name, to be followed.
     pub fn find(&self, namespace: &str, name: &str) -> Option<watch::Receiver<View>> {
         let slots = self.slots();
-        let mut named = slots.values().filter(|slot| {
-            let view = slot.view.borrow();
-            view.pod.metadata.namespace.as_deref() == Some(namespace)
-                && view.pod.metadata.name.as_deref() == Some(name)
-        });
-        named.next().map(|slot| slot.view.clone())
+        named(&slots, namespace, name).map(|slot| slot.view.clone())
+    }
+
+    /// The pod of a name: what its sessions need, and how it is now.
+    pub fn home(&self, namespace: &str, name: &str) -> Option<(Arc<PodHome>, View)> {
+        let slots = self.slots();
+        named(&slots, namespace, name).map(|slot| (slot.home.clone(), slot.view.borrow().clone()))
     }
 
     /// After the shutdown: waits until no pod's task is in the middle of a step, for a while.
@@ -184,9 +186,12 @@ impl Pods {
             pod: pod.clone(),
             ..View::default()
         });
+        let (news_sender, news) = mpsc::unbounded_channel();
+        let home = Arc::new(PodHome::new(self.ctx.clone(), pod, news_sender));
         slots.insert(
             uid.clone(),
             Slot {
+                home: home.clone(),
                 pod: pod_sender,
                 requests,
                 view,
@@ -196,8 +201,6 @@ impl Pods {
         self.changed.notify_one();
         let (this, pod) = (self.clone(), pod.clone());
         tokio::spawn(async move {
-            let (news_sender, news) = mpsc::unbounded_channel();
-            let home = Arc::new(PodHome::new(this.ctx.clone(), &pod, news_sender));
             let wanted = Wanted {
                 pod,
                 presence,
@@ -312,6 +315,14 @@ impl Pods {
             Err(error) => tracing::warn!(%error, "release images of containers that are gone"),
         }
     }
+}
+
+fn named<'a>(slots: &'a HashMap<String, Slot>, namespace: &str, name: &str) -> Option<&'a Slot> {
+    slots.values().find(|slot| {
+        let view = slot.view.borrow();
+        view.pod.metadata.namespace.as_deref() == Some(namespace)
+            && view.pod.metadata.name.as_deref() == Some(name)
+    })
 }
 
 fn follow(pods: &Weak<Pods>, change: &Change<Pod>) {

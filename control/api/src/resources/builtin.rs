@@ -240,6 +240,11 @@ fn core(schema: &Schema) -> Vec<Resource> {
             Gvk::new("policy", "v1", "Eviction"),
             &[Verb::Create],
         )
+        .sub(
+            "exec",
+            Gvk::new("", "v1", "PodExecOptions"),
+            &[Verb::Create, Verb::Get],
+        )
         .own("log", &[Verb::Get])
         .status()
         .select(&[

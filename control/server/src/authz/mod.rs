@@ -106,11 +106,12 @@ impl RequestInfo {
                 field_selector,
             },
         };
-        Attributes {
-            user,
-            verb: self.verb,
-            target,
-        }
+        // Whoever opens a session does something in the pod, also when the upgrade has to come as a GET.
+        let verb = match &self.resource {
+            Some(resource) if self.verb == "get" && resource.is_session() => "create",
+            _ => self.verb,
+        };
+        Attributes { user, verb, target }
     }
 }
 

@@ -37,18 +37,7 @@ pub async fn get(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         // Nothing runs, so nothing was said.
         return Ok(respond::text(StatusCode::OK, ""));
     }
-    let nodes = call
-        .snapshot
-        .get("", "nodes")
-        .and_then(|served| served.stored.as_ref());
-    let found = nodes
-        .and_then(|stored| stored.cache.get(node))
-        .ok_or_else(|| ApiError::not_found("", "nodes", node))?;
-    let endpoint = Endpoint::of(&found.tree()).ok_or_else(|| {
-        ApiError::internal(format!(
-            "node {node:?} has published no address of its kubelet API"
-        ))
-    })?;
+    let endpoint = endpoint(call, node)?;
     let path = format!("/containerLogs/{namespace}/{name}/{container}{query}");
     let body = kubelet::get(call.state.config.kubelet_client.clone(), endpoint, &path).await?;
     let mut response = Response::new(ResponseBody::stream(body));
@@ -58,8 +47,24 @@ pub async fn get(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     Ok(response)
 }
 
+/// Where the node of that name serves the kubelet API.
+pub(super) fn endpoint(call: &Call, node: &str) -> Result<Endpoint, ApiError> {
+    let nodes = call
+        .snapshot
+        .get("", "nodes")
+        .and_then(|served| served.stored.as_ref());
+    let found = nodes
+        .and_then(|stored| stored.cache.get(node))
+        .ok_or_else(|| ApiError::not_found("", "nodes", node))?;
+    Endpoint::of(&found.tree()).ok_or_else(|| {
+        ApiError::internal(format!(
+            "node {node:?} has published no address of its kubelet API"
+        ))
+    })
+}
+
 /// Which container: the one asked for, which must exist, or the only one.
-fn container(pod: &Value, name: &str, wanted: Option<&str>) -> Result<String, ApiError> {
+pub(super) fn container(pod: &Value, name: &str, wanted: Option<&str>) -> Result<String, ApiError> {
     let names = |field: &str| -> Vec<String> {
         pod.pointer(&format!("/spec/{field}"))
             .and_then(Value::as_array)

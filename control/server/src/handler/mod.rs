@@ -9,6 +9,7 @@ pub mod read;
 pub mod select;
 
 mod commit;
+mod connect;
 mod delete;
 mod log;
 mod patch;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
 use kernelet_api::{
     ApiError, Gvk, Value,
     codec::{self, Decoded, FieldValidation, Format},
@@ -58,6 +60,8 @@ pub struct Call {
     pub query: Query,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// The connection itself, for the sessions that take it over. In process there is none.
+    pub upgrade: Option<OnUpgrade>,
     pub warnings: Mutex<Vec<String>>,
 }
 

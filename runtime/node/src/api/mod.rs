@@ -3,6 +3,7 @@
 mod access;
 mod log_stream;
 mod metrics;
+mod remote;
 mod summary;
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc};
@@ -57,6 +58,9 @@ impl Api {
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match parts.as_slice() {
+            ["exec", namespace, pod, container] if get || request.method() == Method::POST => {
+                self.exec(request, namespace, pod, container)
+            }
             ["exec" | "attach" | "portForward" | "run" | "cri", ..] => text(
                 StatusCode::NOT_IMPLEMENTED,
                 format!("{path} is not implemented by this node yet\n"),
@@ -140,15 +144,22 @@ fn metrics_answer(text: String) -> Answer {
 /// The query's first value of each name, percent-decoded.
 fn query(query: Option<&str>) -> HashMap<String, String> {
     let mut all = HashMap::new();
-    for pair in query
+    for (name, value) in pairs(query) {
+        all.entry(name).or_insert(value);
+    }
+    all
+}
+
+/// The query's names and values in their order, percent-decoded.
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
+    query
         .unwrap_or_default()
         .split('&')
         .filter(|p| !p.is_empty())
-    {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        all.entry(decode(name)).or_insert_with(|| decode(value));
-    }
-    all
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        })
 }
 
 fn decode(text: &str) -> String {

@@ -9,7 +9,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use kernelet_pod_plan::{Outcome, Step, Wanted};
 
-pub(crate) use containers::field_path;
+pub(crate) use containers::{field_path, spec_id};
 pub(crate) use ground::{POD_FILE, remove_cgroups, remove_dir, spawn_options};
 pub(crate) use hooks::{
     HandlerError, exec_capture, http_get, pod_ip, port as handler_port, tcp_connect,

@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use kernelet_api::{ApiError, Value, resources::Verb};
 use serde_json::json;
 
-use super::{Call, Failure, log, patch, read, write};
+use super::{Call, Failure, connect, log, patch, read, write};
 use crate::body::ResponseBody;
 
 pub use bind::bind;
@@ -37,6 +37,7 @@ pub async fn handle(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         ("eviction", _) => evict::create(call).await,
         ("token", _) => token::create(call).await,
         ("log", _) => log::get(call).await,
+        ("exec", _) => connect::connect(call).await,
         (_, Verb::Get) => read::get(call).await,
         (_, Verb::Update) => write::update(call, Some(name)).await,
         (_, Verb::Patch) => patch::patch(call, Some(name)).await,
