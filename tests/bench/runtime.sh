@@ -17,18 +17,33 @@ cp target/release/kernelet-oci "$root/usr/local/bin/kernelet-oci"
 bundle=$root/bundle
 rm -rf "$bundle"; mkdir -p "$bundle/rootfs/bin" "$bundle/rootfs/proc" "$bundle/rootfs/dev" "$bundle/rootfs/sys"
 cp "$root/bin/busybox" "$bundle/rootfs/bin/true"
-# One bundle for all: runc's own template, without a terminal, without resources (crun raises RLIMIT_MEMLOCK for the
-# device program, which not every host lets it), with the same seccomp profile.
-chroot "$root" sh -c 'cd /bundle && runc spec'
+# One bundle for all: what `runc spec` writes, without a terminal and without resources (crun raises RLIMIT_MEMLOCK for
+# the device program, which not every host lets it), with the same seccomp profile.
 python3 - "$bundle/config.json" <<'PY'
 import json, sys
 path = sys.argv[1]
-config = json.load(open(path))
-config["process"]["terminal"] = False
-config["process"]["args"] = ["/bin/true"]
-config["linux"].pop("resources", None)
-config["linux"]["namespaces"] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]
-config["mounts"] = [m for m in config["mounts"] if m["type"] != "cgroup"]
+capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
+options = ["nosuid", "noexec", "nodev"]
+config = {
+  "ociVersion": "1.0.2",
+  "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/true"], "env": ["PATH=/bin"], "cwd": "/", "noNewPrivileges": True,
+    "capabilities": {kind: capabilities for kind in ("bounding", "effective", "permitted")}},
+  "root": {"path": "rootfs", "readonly": True},
+  "hostname": "bench",
+  "mounts": [
+    {"destination": "/proc", "type": "proc", "source": "proc"},
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+    {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
+    {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": options + ["mode=1777", "size=65536k"]},
+    {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": options},
+    {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": options + ["ro"]},
+  ],
+  "linux": {
+    "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
+    "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"],
+    "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+  },
+}
 config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"],
   "syscalls": [{"names": """access arch_prctl bind brk capget capset chdir chmod chown clock_gettime clone clone3 close connect dup dup2 dup3 epoll_create1
 epoll_ctl epoll_pwait epoll_wait eventfd2 execve execveat exit exit_group faccessat faccessat2 fchdir fchmod fchmodat fchown fchownat fcntl fdatasync flock fork
@@ -64,10 +79,11 @@ measure() { # RUNTIME PAUSE_S
     && { [ $1 = runc ] && mount --rbind /sys/fs/cgroup '$root/sys/fs/cgroup' || mount -t cgroup2 cgroup2 '$root/sys/fs/cgroup'; } \
     && exec chroot '$root' /loop $1 $runs $2"
 }
+version() { chroot "$root" dpkg-query -W -f '${Package} ${Version}' "$1"; }
 for pause in 0 0.05; do
   label=$([ $pause = 0 ] && echo "back to back" || echo "with 50 ms pauses")
   ours=$(measure kernelet-oci $pause); crun=$(measure crun $pause); runc=$(measure runc $pause)
-  python3 - "$label" "$ours" "$crun" "$runc" "$(chroot "$root" crun --version | head -1)" "$(chroot "$root" runc --version | head -1)" <<'PY'
+  python3 - "$label" "$ours" "$crun" "$runc" "$(version crun)" "$(version runc)" <<'PY'
 import sys
 label, ours, crun, runc, crun_version, runc_version = sys.argv[1:]
 def row(figure, beside): print(f"| create+start+wait+delete of `true`, {label} | {figure} | {beside} |")
