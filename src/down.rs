@@ -45,7 +45,7 @@ pub fn run(global: &Global, options: &DownOptions) -> anyhow::Result<ExitCode> {
             // No `up` may come between: two would own one pod.
             crate::instance::private_dir(&instance.run_dir)?;
             let lock = instance.lock()?;
-            say(&node::end_left_pods(&instance)?, options.purge)?;
+            say(&node::end_left_pods(&instance)?, false)?;
             drop(lock);
         }
         None if !options.purge => println!("kernelet did not run"),

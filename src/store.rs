@@ -13,9 +13,19 @@ use crate::{
 
 pub fn run(global: &Global, command: StoreCommand) -> anyhow::Result<ExitCode> {
     preflight::root("reads and writes the cluster's store")?;
-    if let StoreCommand::Restore { file } = &command {
-        return restore(global, file);
+    match command {
+        StoreCommand::Restore { file } => restore(global, &file),
+        StoreCommand::Backup { file } => on_store(global, async |store| backup(store, &file).await),
+        StoreCommand::Compact => on_store(global, compact),
+        StoreCommand::Check => on_store(global, check),
     }
+}
+
+/// Opens the store of the last start, does that, and closes it whatever came of it.
+fn on_store(
+    global: &Global,
+    work: impl AsyncFnOnce(&Store) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
     let Some(instance) = Instance::find(&global.data_dir)? else {
         bail!(
             "there is no data folder {}; give the right one with --data-dir",
@@ -27,45 +37,41 @@ pub fn run(global: &Global, command: StoreCommand) -> anyhow::Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         let store = open(&instance).await?;
-        let outcome = carry_out(&store, &command).await;
+        let outcome = work(&store).await;
         store.close().await;
         outcome
     })
 }
 
-async fn carry_out(store: &Store, command: &StoreCommand) -> anyhow::Result<ExitCode> {
-    match command {
-        StoreCommand::Backup { file } => {
-            store
-                .backup(file)
-                .await
-                .context("cannot back the store up")?;
-            let revision = store.revision().await?;
-            println!("revision {revision} is in {}", file.display());
-        }
-        StoreCommand::Restore { file } => bail!(
-            "the store is open, and {} would take its place",
-            file.display()
-        ),
-        StoreCommand::Compact => {
-            let revision = store.revision().await?;
-            store
-                .compact(revision)
-                .await
-                .context("cannot compact the store")?;
-            println!("compacted at revision {revision}");
-        }
-        StoreCommand::Check => {
-            let wrong = store.check().await.context("cannot check the store")?;
-            for line in &wrong {
-                println!("{line}");
-            }
-            if !wrong.is_empty() {
-                return Ok(ExitCode::FAILURE);
-            }
-            println!("the store is sound");
-        }
+async fn backup(store: &Store, file: &Path) -> anyhow::Result<ExitCode> {
+    store
+        .backup(file)
+        .await
+        .context("cannot back the store up")?;
+    let revision = store.revision().await?;
+    println!("revision {revision} is in {}", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn compact(store: &Store) -> anyhow::Result<ExitCode> {
+    let revision = store.revision().await?;
+    store
+        .compact(revision)
+        .await
+        .context("cannot compact the store")?;
+    println!("compacted at revision {revision}");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn check(store: &Store) -> anyhow::Result<ExitCode> {
+    let wrong = store.check().await.context("cannot check the store")?;
+    for line in &wrong {
+        println!("{line}");
     }
+    if !wrong.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("the store is sound");
     Ok(ExitCode::SUCCESS)
 }
 

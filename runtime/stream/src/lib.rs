@@ -1,4 +1,4 @@
-//! Exec and attach on the wire: a process's streams, its terminal's size and its end, over one WebSocket.
+//! Exec on the wire: a process's streams, its terminal's size and its end, over one WebSocket.
 //!
 //! ```text
 //! upgrade request ─ Handshake ─► 101 ─ serve ─┬─ channel 0 ──► stdin         4 ──► size of the terminal

@@ -14,10 +14,10 @@ spec:
   containers:
   - name: main
     image: IMAGE
-    command: [sh, -c, "trap 'cat /work/hook > /work/left; exit 0' TERM; echo up > /work/up; while :; do sleep 0.1; done"]
-    lifecycle: {preStop: {exec: {command: [sh, -c, "echo hook > /work/hook"]}}}
-    volumeMounts: [{name: work, mountPath: /work}]
-  volumes: [{name: work, hostPath: {path: WORK, type: DirectoryOrCreate}}]
+    command: [sh, -c, "trap 'cat /scratch/hook > /scratch/left; exit 0' TERM; echo up > /scratch/up; while :; do sleep 0.1; done"]
+    lifecycle: {preStop: {exec: {command: [sh, -c, "echo hook > /scratch/hook"]}}}
+    volumeMounts: [{name: scratch, mountPath: /scratch}]
+  volumes: [{name: scratch, hostPath: {path: WORK, type: DirectoryOrCreate}}]
 "#;
 
 #[test]

@@ -81,6 +81,17 @@ fn runs(machine: &Machine, what: &str) -> bool {
     list.lines().any(|line| line.trim() == what)
 }
 
+fn await_gone(machine: &Machine, what: &str) {
+    eventually(
+        "the process is gone",
+        Duration::from_secs(10),
+        || match runs(machine, what) {
+            true => Err(format!("{what} runs")),
+            false => Ok(()),
+        },
+    );
+}
+
 fn killed(mut child: Child) {
     child.kill().expect("it runs");
     child.wait().expect("it ends");
@@ -201,35 +212,33 @@ spec:
     assert_eq!(exec(&["--", "echo", "quick"]).ok(), "quick\n");
     assert!(runs(&machine, "cat /dev/zero"));
     killed(slow);
-    eventually(
-        "the slow reader's process is gone",
-        Duration::from_secs(10),
-        || match runs(&machine, "cat /dev/zero") {
-            true => Err("it runs".into()),
-            false => Ok(()),
-        },
-    );
+    await_gone(&machine, "cat /dev/zero");
 }
 
-#[test]
-fn a_terminal_has_the_clients_size() {
-    skip_unless_root!();
-    let machine = machine();
-    // `script` gives kubectl a terminal, whose size is set in it.
-    let config = machine.kubeconfig();
+/// A shell in the pod from a terminal of 33 rows and 101 columns, which `script` gives kubectl.
+fn in_terminal(machine: &Machine, script: &str) -> std::process::Output {
     let line = format!(
-        "stty rows 33 cols 101; exec kubectl --kubeconfig {} exec -it box -- sh -c \
-         'test -t 0 && test -t 1 && echo tty=yes; stty size; echo term=$TERM; exit 5'",
-        config.display()
+        "stty rows 33 cols 101; exec kubectl --kubeconfig {} exec -it box -- sh -c '{script}'",
+        machine.kubeconfig().display()
     );
-    let output = machine
+    machine
         .command("script")
         .args(["-q", "-e", "-c", &line, "/dev/null"])
         .env("HOME", machine.dir())
         .env("KUBECACHEDIR", machine.dir().join("cache"))
         .stdin(Stdio::null())
         .output()
-        .expect("script runs");
+        .expect("script runs")
+}
+
+#[test]
+fn a_terminal_has_the_clients_size() {
+    skip_unless_root!();
+    let machine = machine();
+    let output = in_terminal(
+        &machine,
+        "test -t 0 && test -t 1 && echo tty=yes; stty size; echo term=$TERM; exit 5",
+    );
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     for expect in ["tty=yes", "term=xterm"] {
         assert!(text.lines().any(|l| l.trim() == expect), "{expect}: {text}");
@@ -237,19 +246,10 @@ fn a_terminal_has_the_clients_size() {
     assert_eq!(output.status.code(), Some(5), "{text}");
     // kubectl tells the size beside the start, not before it.
     eventually("the size", Duration::from_secs(10), || {
-        let line = format!(
-            "stty rows 33 cols 101; exec kubectl --kubeconfig {} exec -it box -- sh -c \
-             'while test \"$(stty size)\" = \"0 0\"; do sleep 0.05; done; stty size'",
-            config.display()
+        let output = in_terminal(
+            &machine,
+            r#"while test "$(stty size)" = "0 0"; do sleep 0.05; done; stty size"#,
         );
-        let output = machine
-            .command("script")
-            .args(["-q", "-e", "-c", &line, "/dev/null"])
-            .env("HOME", machine.dir())
-            .env("KUBECACHEDIR", machine.dir().join("cache"))
-            .stdin(Stdio::null())
-            .output()
-            .expect("script runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         match text.lines().any(|l| l.trim() == "33 101") {
             true => Ok(()),
@@ -294,14 +294,7 @@ fn a_client_that_is_killed_takes_its_process_with_it() {
             }
         });
         killed(client);
-        eventually(
-            "the process is gone",
-            Duration::from_secs(10),
-            || match runs(&machine, "sleep 1234") {
-                true => Err("it runs".into()),
-                false => Ok(()),
-            },
-        );
+        await_gone(&machine, "sleep 1234");
     }
     eventually(
         "the descriptors are closed",

@@ -51,6 +51,27 @@ fn mount(args: &[&str], at: &Path) {
     assert!(status.success(), "mount {args:?}");
 }
 
+/// Every ConfigMap whose creation was acknowledged.
+fn all_there(machine: &Machine, made: &[String]) {
+    let listed = machine.kubectl(&["get", "configmaps", "-o", "name"]).ok();
+    for name in made {
+        let row = format!("configmap/{name}");
+        assert!(
+            listed.lines().any(|line| line == row),
+            "{name} is lost: {listed}"
+        );
+    }
+}
+
+/// Kills the program and waits for its end.
+fn kill_program(machine: &Machine) {
+    let pid = machine.pid().expect("it runs on");
+    machine.sh(&format!("kill -9 {pid}")).ok();
+    eventually("its end", Duration::from_secs(10), || {
+        machine.pid().map_or(Ok(()), |pid| Err(pid.to_string()))
+    });
+}
+
 /// Numbered lines of 500 bytes, and the last number in a file beside.
 const TALKER: &str = r#"
 apiVersion: v1
@@ -198,27 +219,12 @@ fn a_full_store_refuses_clearly_loses_nothing_and_recovers() {
         refusal.stderr
     );
     // Reading goes on, and what was acknowledged is there.
-    let all_there = |machine: &Machine| {
-        let listed = machine.kubectl(&["get", "configmaps", "-o", "name"]).ok();
-        for name in &made {
-            assert!(
-                listed
-                    .lines()
-                    .any(|line| line == format!("configmap/{name}")),
-                "{name} is lost: {listed}"
-            );
-        }
-    };
-    all_there(&machine);
+    all_there(&machine, &made);
     let status = machine.kernelet(&["status"]);
     println!("status: {}", status.stdout);
 
     // A start without space succeeds or says what is missing.
-    let pid = machine.pid().expect("it runs on");
-    machine.sh(&format!("kill -9 {pid}")).ok();
-    eventually("its end", Duration::from_secs(10), || {
-        machine.pid().map_or(Ok(()), |pid| Err(pid.to_string()))
-    });
+    kill_program(&machine);
     let output = machine.try_up();
     println!(
         "up on a full disk: {} {}",
@@ -228,7 +234,7 @@ fn a_full_store_refuses_clearly_loses_nothing_and_recovers() {
     if output.code != 0 {
         assert!(output.stderr.contains("no space left"), "{}", output.stderr);
     } else {
-        all_there(&machine);
+        all_there(&machine, &made);
     }
 
     small.resize("128m");
@@ -243,14 +249,10 @@ fn a_full_store_refuses_clearly_loses_nothing_and_recovers() {
             Err(output.stderr)
         }
     });
-    all_there(&machine);
-    let pid = machine.pid().expect("it runs on");
-    machine.sh(&format!("kill -9 {pid}")).ok();
-    eventually("its end", Duration::from_secs(10), || {
-        machine.pid().map_or(Ok(()), |pid| Err(pid.to_string()))
-    });
+    all_there(&machine, &made);
+    kill_program(&machine);
     machine.up();
-    all_there(&machine);
+    all_there(&machine, &made);
     machine.kernelet(&["down"]).ok();
     drop(small);
 }
@@ -372,14 +374,7 @@ spec:
     disk.detach();
     disk.attach();
     machine.up();
-    let listed = machine.kubectl(&["get", "configmaps", "-o", "name"]).ok();
-    for name in &made {
-        let row = format!("configmap/{name}");
-        assert!(
-            listed.lines().any(|line| line == row),
-            "{name} is lost: {listed}"
-        );
-    }
+    all_there(&machine, &made);
     machine.wait("pod/sleeper", "condition=Ready", Duration::from_secs(30));
     let after = state();
     for field in ["containerID", "restartCount"] {

@@ -42,9 +42,9 @@ spec:
   containers:
   - name: main
     image: glibc:test
-    command: [/bin/sh, -c, "mkdir -p /tmp/do; while :; do if [ -e /work/job ]; then sh /work/job > /work/out 2>&1; echo $? > /work/rc; mv /work/job /work/old; fi; sleep 0.05; done"]
-    volumeMounts: [{name: work, mountPath: /work}]
-  volumes: [{name: work, hostPath: {path: WORK, type: DirectoryOrCreate}}]
+    command: [/bin/sh, -c, "mkdir -p /tmp/do; while :; do if [ -e /jobs/job ]; then sh /jobs/job > /jobs/out 2>&1; echo $? > /jobs/rc; mv /jobs/job /jobs/old; fi; sleep 0.05; done"]
+    volumeMounts: [{name: jobs, mountPath: /jobs}]
+  volumes: [{name: jobs, hostPath: {path: WORK, type: DirectoryOrCreate}}]
 ---
 apiVersion: v1
 kind: Service

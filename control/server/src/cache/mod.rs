@@ -50,6 +50,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// What is written for that sign.
 const BARRIER: &str = "/registry/kernelet/barrier";
 
+/// Objects read from the store at once: two pages of the largest are in memory while the cache is filled.
 const LOAD_PAGE: usize = 128;
 
 /// How a stored value of one resource becomes an index.

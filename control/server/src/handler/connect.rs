@@ -8,16 +8,19 @@ use std::fmt::Write;
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use kernelet_api::{ApiError, Value};
+use kernelet_api::ApiError;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::io::copy_bidirectional_with_sizes;
 
-use super::{Call, Failure, log, params::boolean, read::reach};
+use super::{
+    Call, Failure,
+    container::{self, Found},
+    params::boolean,
+};
 use crate::{
     body::ResponseBody,
     http::respond,
     kubelet::{self, Upgrade},
-    registry::Stored,
 };
 
 /// What is held of a session in each direction.
@@ -35,24 +38,13 @@ const TERMS: [HeaderName; 6] = [
 
 /// A pod's subresource that is a session with its node.
 pub async fn connect(call: &Call) -> Result<Response<ResponseBody>, Failure> {
-    reach(call, None).await?;
     let (namespace, name) = (call.target.namespace.as_str(), call.target.name.as_str());
-    let pod = call
-        .stored()?
-        .cache
-        .get(&Stored::cache_key(namespace, name))
-        .ok_or_else(|| call.not_found())?;
-    let tree = pod.tree();
-    let container = log::container(&tree, name, call.query.non_empty("container"))?;
-    let node = tree
-        .pointer("/spec/nodeName")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if node.is_empty() {
+    let Found { container, node } = container::find(call).await?;
+    let Some(node) = node else {
         let text = format!("pod {name} does not have a host assigned");
         return Err(ApiError::bad_request(text).into());
-    }
-    let endpoint = log::endpoint(call, node)?;
+    };
+    let endpoint = container::endpoint(call, &node)?;
     let Some(client) = call.upgrade.clone() else {
         return Err(ApiError::bad_request("Upgrade request required").into());
     };

@@ -4,40 +4,24 @@ use std::fmt::Write;
 
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
-use kernelet_api::{ApiError, FieldError, Value};
+use kernelet_api::{ApiError, FieldError};
 
 use super::{
     Call, Failure,
+    container::{self, Found},
     params::{boolean, integer},
-    read::reach,
 };
-use crate::{
-    body::ResponseBody,
-    http::respond,
-    kubelet::{self, Endpoint},
-    registry::Stored,
-};
+use crate::{body::ResponseBody, http::respond, kubelet};
 
 pub async fn get(call: &Call) -> Result<Response<ResponseBody>, Failure> {
-    reach(call, None).await?;
     let (namespace, name) = (call.target.namespace.as_str(), call.target.name.as_str());
-    let pod = call
-        .stored()?
-        .cache
-        .get(&Stored::cache_key(namespace, name))
-        .ok_or_else(|| call.not_found())?;
-    let tree = pod.tree();
-    let container = container(&tree, name, call.query.non_empty("container"))?;
+    let Found { container, node } = container::find(call).await?;
     let query = options(call)?;
-    let node = tree
-        .pointer("/spec/nodeName")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if node.is_empty() {
+    let Some(node) = node else {
         // Nothing runs, so nothing was said.
         return Ok(respond::text(StatusCode::OK, ""));
-    }
-    let endpoint = endpoint(call, node)?;
+    };
+    let endpoint = container::endpoint(call, &node)?;
     let path = format!("/containerLogs/{namespace}/{name}/{container}{query}");
     let body = kubelet::get(call.state.config.kubelet_client.clone(), endpoint, &path).await?;
     let mut response = Response::new(ResponseBody::stream(body));
@@ -45,68 +29,6 @@ pub async fn get(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
-}
-
-/// Where the node of that name serves the kubelet API.
-pub(super) fn endpoint(call: &Call, node: &str) -> Result<Endpoint, ApiError> {
-    let nodes = call
-        .snapshot
-        .get("", "nodes")
-        .and_then(|served| served.stored.as_ref());
-    let found = nodes
-        .and_then(|stored| stored.cache.get(node))
-        .ok_or_else(|| ApiError::not_found("", "nodes", node))?;
-    Endpoint::of(&found.tree()).ok_or_else(|| {
-        ApiError::internal(format!(
-            "node {node:?} has published no address of its kubelet API"
-        ))
-    })
-}
-
-/// Which container: the one asked for, which must exist, or the only one.
-pub(super) fn container(pod: &Value, name: &str, wanted: Option<&str>) -> Result<String, ApiError> {
-    let names = |field: &str| -> Vec<String> {
-        pod.pointer(&format!("/spec/{field}"))
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|c| c.get("name")?.as_str().map(str::to_owned))
-            .collect()
-    };
-    let (containers, init, ephemeral) = (
-        names("containers"),
-        names("initContainers"),
-        names("ephemeralContainers"),
-    );
-    if let Some(wanted) = wanted {
-        if [&containers, &init, &ephemeral]
-            .iter()
-            .any(|list| list.iter().any(|c| c == wanted))
-        {
-            return Ok(wanted.to_owned());
-        }
-        return Err(ApiError::bad_request(format!(
-            "container {wanted} is not valid for pod {name}"
-        )));
-    }
-    if let ([one], true, true) = (containers.as_slice(), init.is_empty(), ephemeral.is_empty()) {
-        return Ok(one.clone());
-    }
-    let mut text = format!(
-        "a container name must be specified for pod {name}, choose one of: [{}]",
-        containers.join(" ")
-    );
-    if !init.is_empty() {
-        let _ = write!(text, " or one of the init containers: [{}]", init.join(" "));
-    }
-    if !ephemeral.is_empty() {
-        let _ = write!(
-            text,
-            " or one of the ephemeral containers: [{}]",
-            ephemeral.join(" ")
-        );
-    }
-    Err(ApiError::bad_request(text))
 }
 
 /// The options as the node's query, checked as upstream checks PodLogOptions.

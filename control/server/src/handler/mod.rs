@@ -10,6 +10,7 @@ pub mod select;
 
 mod commit;
 mod connect;
+mod container;
 mod delete;
 mod log;
 mod patch;

@@ -61,7 +61,7 @@ fn image() -> ImageConfig {
         entrypoint: vec!["entry".into()],
         cmd: vec!["cmd".into()],
         env: vec!["PATH=/bin".into(), "A=image".into(), "B=image".into()],
-        working_dir: "/work".into(),
+        working_dir: "/srv".into(),
         ..ImageConfig::default()
     }
 }

@@ -7,13 +7,6 @@ use super::conditions::OWN;
 
 /// Whether the API already has everything of ours. Asked at every turn of a pod's task, so without a detour by JSON.
 pub(super) fn same(theirs: &PodStatus, ours: &PodStatus) -> bool {
-    let before = |type_: &str| {
-        theirs
-            .conditions
-            .iter()
-            .flatten()
-            .find(|c| c.type_ == type_)
-    };
     theirs.phase == ours.phase
         && theirs.reason == ours.reason
         && theirs.message == ours.message
@@ -26,11 +19,7 @@ pub(super) fn same(theirs: &PodStatus, ours: &PodStatus) -> bool {
         && theirs.observed_generation == ours.observed_generation
         && theirs.init_container_statuses == ours.init_container_statuses
         && theirs.container_statuses == ours.container_statuses
-        && ours
-            .conditions
-            .iter()
-            .flatten()
-            .all(|c| before(&c.type_) == Some(c))
+        && changed_conditions(theirs, ours).next().is_none()
 }
 
 /// A status as the API gives it, in the form that ours have: an empty object there is nothing here.
@@ -121,20 +110,25 @@ fn fields(theirs: Option<&PodStatus>, ours: &PodStatus) -> Map<String, Value> {
     patch
 }
 
+/// The conditions of ours that the API has otherwise or not at all, each with what it has.
+fn changed_conditions<'a>(
+    theirs: &'a PodStatus,
+    ours: &'a PodStatus,
+) -> impl Iterator<Item = (Option<&'a PodCondition>, &'a PodCondition)> {
+    let before = |type_: &str| {
+        let mut all = theirs.conditions.iter().flatten();
+        all.find(|c| c.type_ == type_)
+    };
+    let own = ours.conditions.iter().flatten();
+    own.filter(|c| OWN.contains(&c.type_.as_str()))
+        .map(move |c| (before(&c.type_), c))
+        .filter(|(before, c)| *before != Some(*c))
+}
+
 /// Conditions merge by type, so only ours that changed are sent. An absent reason must be sent as null.
 fn conditions(theirs: &PodStatus, ours: &PodStatus) -> Vec<Value> {
-    let before = |type_: &str| {
-        theirs
-            .conditions
-            .iter()
-            .flatten()
-            .find(|c| c.type_ == type_)
-    };
-    ours.conditions
-        .iter()
-        .flatten()
-        .filter(|c| OWN.contains(&c.type_.as_str()) && before(&c.type_) != Some(*c))
-        .map(|c| condition(before(&c.type_), c))
+    changed_conditions(theirs, ours)
+        .map(|(before, c)| condition(before, c))
         .collect()
 }
 
