@@ -121,6 +121,16 @@ impl Waiting {
 
 /// Makes the container's process and waits until it is ready to be started.
 pub fn create(plan: &ContainerPlan, descriptors: Descriptors) -> Result<Waiting, CreateError> {
+    create_beside(plan, descriptors, || Ok(()))
+}
+
+/// The same, with something that must be done before the container's program begins, but not before its process
+/// does: it runs here while that builds its root. When it fails, the process is ended.
+pub fn create_beside(
+    plan: &ContainerPlan,
+    descriptors: Descriptors,
+    beside: impl FnOnce() -> kernelet_sys::Result<()>,
+) -> Result<Waiting, CreateError> {
     let mut flags = ns::NEWNS;
     for (of, flag) in [
         (&plan.namespaces.pid, ns::NEWPID),
@@ -143,6 +153,10 @@ pub fn create(plan: &ContainerPlan, descriptors: Descriptors) -> Result<Waiting,
         Forked::Parent(process) => {
             drop(end);
             drop(descriptors);
+            if let Err(error) = beside() {
+                report::discard(&process);
+                return Err(error.into());
+            }
             Waiting::new(process, line)
         }
     }

@@ -22,7 +22,7 @@ mod sources;
 mod user;
 
 pub use child::set_sysctl;
-pub use create::{Descriptors, Waiting, create, in_child};
+pub use create::{Descriptors, Waiting, create, create_beside, in_child};
 pub use error::{CreateError, ErrorKind};
 pub use exec::{ExecDescriptors, exec};
 pub use filesystem::CgroupView;

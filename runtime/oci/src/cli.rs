@@ -90,20 +90,20 @@ enum Command {
     Features,
 }
 
+/// Whether a process in a container may begin as a copy of this one. Looked at before the command line is understood,
+/// which would otherwise be done twice; a container that has a command's name as its id costs a needless second start.
+pub fn makes_processes() -> bool {
+    std::env::args_os()
+        .skip(1)
+        .any(|word| word == "create" || word == "run" || word == "exec")
+}
+
 /// A container's id, checked.
 pub fn id(text: &str) -> Result<ContainerId> {
     Ok(ContainerId::new(text)?)
 }
 
 impl Cli {
-    /// Whether a process in a container begins as a copy of this one.
-    pub fn makes_processes(&self) -> bool {
-        matches!(
-            self.command,
-            Command::Create(_) | Command::Run(_) | Command::Exec(_)
-        )
-    }
-
     pub fn run(self) -> Result<ExitCode> {
         let global = &self.global;
         if global.systemd_cgroup {

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use kernelet_container::{CgroupView, Descriptors, Waiting, open_sources};
-use kernelet_spec::{ContainerId, ContainerPlan, NamespaceOf};
+use kernelet_spec::{ContainerId, ContainerPlan, NamespaceOf, Resources};
 use kernelet_sys::{cgroup::Layout, fd, namespace as ns, process, seccomp};
 use nix::fcntl::OFlag;
 use oci_spec::runtime::Spec;
@@ -204,8 +204,16 @@ fn make_in(
     bundle: PathBuf,
 ) -> Result<Made> {
     let descriptors = descriptors(folder, args, &wait, plan, layout)?;
-    let mut waiting =
-        kernelet_container::create(plan, descriptors).map_err(|e| anyhow!(e.line()))?;
+    // The rules bind the container's program; until it begins, only our own code runs in the group. On v2 the kernel
+    // verifies and compiles them, which takes as long as a third of the root.
+    let rules = Resources {
+        devices: plan.resources.devices.clone(),
+        ..Resources::default()
+    };
+    let mut waiting = kernelet_container::create_beside(plan, descriptors, || {
+        layout.group(&plan.cgroup).set(&rules)
+    })
+    .map_err(|e| anyhow!(e.line()))?;
     let pid = waiting.process.pid;
     let proc = fd::open(Path::new("/proc"), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
     let saved = Saved {
@@ -271,7 +279,10 @@ fn descriptors(
 ) -> Result<Descriptors> {
     let sources = open_sources(plan).map_err(|e| anyhow!(e.line()))?;
     let group = layout.group(&plan.cgroup);
-    group.create(&plan.resources)?;
+    group.create(&Resources {
+        devices: None,
+        ..plan.resources.clone()
+    })?;
     let fifo = match wait {
         Wait::ForWord => None,
         Wait::AtFifo => {

@@ -26,13 +26,13 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    let sink = log::Sink::new(&cli.global);
     // Before anything is made, so that no container ever sees a file of the host's as our executable.
-    let protected = match cli.makes_processes() {
+    let protected = match cli::makes_processes() {
         true => protect::reexecute(),
         false => Ok(()),
     };
+    let cli = cli::Cli::parse();
+    let sink = log::Sink::new(&cli.global);
     match protected.and_then(|()| cli.run()) {
         Ok(code) => code,
         Err(error) => {
