@@ -115,6 +115,20 @@ impl Resource {
                 }
                 keep_conditions(new, old, Keep::Others);
             }
+            Some("ephemeralcontainers") => {
+                let containers = new.pointer("/spec/ephemeralContainers").cloned();
+                keep_all_but(new, old, &["metadata"]);
+                for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+                    copy_metadata(new, old, field);
+                }
+                let spec = meta::child_mut(new, "spec");
+                match containers {
+                    Some(containers) => {
+                        drop(spec.insert("ephemeralContainers".to_owned(), containers))
+                    }
+                    None => drop(spec.remove("ephemeralContainers")),
+                }
+            }
             Some("finalize") => {
                 let finalizers = new.pointer("/spec/finalizers").cloned();
                 keep_all_but(new, old, &["metadata"]);

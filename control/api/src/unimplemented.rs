@@ -104,11 +104,6 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         "Pod",
-        "spec.ephemeralContainers",
-        "ephemeral containers are not implemented",
-    ),
-    row(
-        "Pod",
         "spec.resourceClaims",
         "dynamic resource allocation is not implemented",
     ),
@@ -151,6 +146,11 @@ pub const TABLE: &[Row] = &[
     row(
         "Pod",
         "spec.initContainers[].volumeDevices",
+        "block devices are not implemented",
+    ),
+    row(
+        "Pod",
+        "spec.ephemeralContainers[].volumeDevices",
         "block devices are not implemented",
     ),
     row(
@@ -205,6 +205,11 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         "Pod",
+        "spec.ephemeralContainers[].env[].valueFrom.fileKeyRef",
+        "environment files are not implemented",
+    ),
+    row(
+        "Pod",
         "spec.securityContext.windowsOptions",
         "only Linux runs here",
     ),
@@ -216,6 +221,11 @@ pub const TABLE: &[Row] = &[
     row(
         "Pod",
         "spec.initContainers[].securityContext.windowsOptions",
+        "only Linux runs here",
+    ),
+    row(
+        "Pod",
+        "spec.ephemeralContainers[].securityContext.windowsOptions",
         "only Linux runs here",
     ),
     Row {
@@ -255,6 +265,12 @@ pub const TABLE: &[Row] = &[
     ),
     value(
         "Pod",
+        "spec.ephemeralContainers[].securityContext.seccompProfile.type",
+        "Localhost",
+        LOCAL_SECCOMP,
+    ),
+    value(
+        "Pod",
         "spec.securityContext.appArmorProfile.type",
         "Localhost",
         APPARMOR,
@@ -285,7 +301,19 @@ pub const TABLE: &[Row] = &[
     ),
     value(
         "Pod",
+        "spec.ephemeralContainers[].securityContext.appArmorProfile.type",
+        "Localhost",
+        APPARMOR,
+    ),
+    value(
+        "Pod",
         "spec.initContainers[].securityContext.appArmorProfile.type",
+        "RuntimeDefault",
+        APPARMOR,
+    ),
+    value(
+        "Pod",
+        "spec.ephemeralContainers[].securityContext.appArmorProfile.type",
         "RuntimeDefault",
         APPARMOR,
     ),
@@ -299,6 +327,11 @@ pub const TABLE: &[Row] = &[
     row(
         "Pod",
         "spec.initContainers[].securityContext.seLinuxOptions",
+        SELINUX,
+    ),
+    row(
+        "Pod",
+        "spec.ephemeralContainers[].securityContext.seLinuxOptions",
         SELINUX,
     ),
     value(

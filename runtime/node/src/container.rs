@@ -28,6 +28,8 @@ pub(crate) struct Inputs<'a> {
     /// Volumes and the pod's own files, below what every container has.
     pub mounts: Vec<MountPlan>,
     pub cgroup: String,
+    /// The container whose processes this one shall see.
+    pub target: Option<&'a ContainerId>,
     pub seccomp_localhost: &'a dyn Fn(&str) -> Result<Seccomp, String>,
 }
 
@@ -101,8 +103,7 @@ pub(crate) fn container_plan(inputs: Inputs<'_>) -> Result<ContainerPlan, StepEr
         (IMAGE_ID, found.id.clone()),
     ];
     let plan = ContainerPlan {
-        id: kernelet_spec::ContainerId::new(id.0.clone())
-            .map_err(|e| config_error(e.to_string()))?,
+        id: spec_id(id)?,
         process,
         rootfs: inputs.rootfs,
         read_only_rootfs: own.read_only_root_filesystem == Some(true),
@@ -110,7 +111,7 @@ pub(crate) fn container_plan(inputs: Inputs<'_>) -> Result<ContainerPlan, StepEr
         devices: Vec::new(),
         masked_paths: paths(MASKED_PATHS),
         readonly_paths: paths(READONLY_PATHS),
-        namespaces: namespaces(wanted),
+        namespaces: namespaces(wanted, inputs.target)?,
         cgroup: inputs.cgroup,
         resources: resources(container, privileged),
         hostname: None,
@@ -127,6 +128,11 @@ pub(crate) fn container_plan(inputs: Inputs<'_>) -> Result<ContainerPlan, StepEr
     };
     kernelet_spec::validate(&plan).map_err(|e| config_error(crate::errors::chain(&e)))?;
     Ok(plan)
+}
+
+/// The id in the runtime's vocabulary.
+pub(crate) fn spec_id(id: &ContainerId) -> Result<kernelet_spec::ContainerId, StepError> {
+    kernelet_spec::ContainerId::new(id.0.clone()).map_err(|e| config_error(e.to_string()))
 }
 
 /// `command` replaces the image's entry point and its arguments; `args` only the arguments.
@@ -339,7 +345,7 @@ fn seccomp(
     }
 }
 
-fn namespaces(wanted: &Wanted) -> Namespaces {
+fn namespaces(wanted: &Wanted, target: Option<&ContainerId>) -> Result<Namespaces, StepError> {
     let spec = wanted.spec();
     let of = |host: Option<bool>| {
         if host == Some(true) {
@@ -348,10 +354,11 @@ fn namespaces(wanted: &Wanted) -> Namespaces {
             NamespaceOf::Pod
         }
     };
-    Namespaces {
-        pid: match (spec.host_pid, spec.share_process_namespace) {
-            (Some(true), _) => NamespaceOf::Host,
-            (_, Some(true)) => NamespaceOf::Pod,
+    Ok(Namespaces {
+        pid: match (spec.host_pid, spec.share_process_namespace, target) {
+            (Some(true), ..) => NamespaceOf::Host,
+            (_, Some(true), _) => NamespaceOf::Pod,
+            (_, _, Some(target)) => NamespaceOf::Container(spec_id(target)?),
             _ => NamespaceOf::New,
         },
         net: of(spec.host_network),
@@ -359,7 +366,7 @@ fn namespaces(wanted: &Wanted) -> Namespaces {
         // On the host's network a pod has the host's name too.
         uts: of(spec.host_network),
         ..Namespaces::of_pod()
-    }
+    })
 }
 
 fn resources(container: &Container, privileged: bool) -> Resources {

@@ -201,12 +201,8 @@ impl Pods {
         self.changed.notify_one();
         let (this, pod) = (self.clone(), pod.clone());
         tokio::spawn(async move {
-            let wanted = Wanted {
-                pod,
-                presence,
-                suspended,
-                node: this.ctx.facts.clone(),
-            };
+            let mut wanted = Wanted::new(pod, this.ctx.facts.clone());
+            (wanted.presence, wanted.suspended) = (presence, suspended);
             let attached = this
                 .attached
                 .lock()

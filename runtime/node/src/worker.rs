@@ -285,7 +285,7 @@ impl Worker {
                 self.seen.volume_source_changed(&volume.name);
             }
         }
-        self.wanted.pod = pod;
+        self.wanted.set_pod(pod);
         self.seen.api_status_seen(&self.wanted);
     }
 

@@ -36,7 +36,7 @@ pub use observed::{
     ObservedContainer, Reported, Run, Stage, Stop, Teardown, VolumeStage,
 };
 pub use planner::{Plan, plan, pull_policy};
-pub use restore::{ShimLeft, Survivor, SurvivorPhase, Survivors};
+pub use restore::{ShimLeft, Survivor, SurvivorPhase, Survivors, container_id};
 pub use status::{pod_status, runtime_id, status_patch};
 pub use step::{Done, KillReason, Outcome, PullPolicy, Step, StepError, StepKind};
 pub use wanted::{Deletion, NodeFacts, Presence, RestartPolicy, Role, Wanted};

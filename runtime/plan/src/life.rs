@@ -65,9 +65,9 @@ impl Observed {
                 };
                 c.image = ImageStage::Busy { before };
             }
-            Step::CreateContainer { container, attempt } => {
-                self.container_mut(container).begin_create(*attempt, now)
-            }
+            Step::CreateContainer {
+                container, attempt, ..
+            } => self.container_mut(container).begin_create(*attempt, now),
             Step::StartContainer { container, .. } => {
                 if let Run::Created { starting, .. } = &mut self.container_mut(container).run {
                     *starting = true;
@@ -163,7 +163,9 @@ impl Observed {
                     }
                 };
             }
-            Step::CreateContainer { container, attempt } => {
+            Step::CreateContainer {
+                container, attempt, ..
+            } => {
                 self.container_mut(container)
                     .finish_create(*attempt, outcome, now);
             }

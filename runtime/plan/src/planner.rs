@@ -18,8 +18,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodStatus};
 
 use crate::{
-    Failure, Hook, ImageStage, KillReason, Observed, ObservedContainer, Presence, PullPolicy, Role,
-    Run, Stage, Step, StepKind, Stop, Teardown, VolumeStage, Wanted,
+    ContainerId, Failure, Hook, ImageStage, KillReason, Observed, ObservedContainer, Presence,
+    PullPolicy, Role, Run, Stage, Step, StepKind, Stop, Teardown, VolumeStage, Wanted,
     cgroup::PodCgroup,
     life::TEARDOWN,
     probe::ProbeAnswer,
@@ -251,17 +251,20 @@ impl Planner<'_> {
         all
     }
 
-    /// Init containers one after the other, each sidecar in its turn, then all main ones together.
+    /// Init containers one after the other, each sidecar in its turn, then all main ones together; ephemeral ones at
+    /// any time.
     fn containers(&mut self, ready: bool) {
         static NONE: std::sync::LazyLock<ObservedContainer> =
             std::sync::LazyLock::new(ObservedContainer::default);
-        let wanted = self.wanted;
+        let (wanted, observed) = (self.wanted, self.observed);
+        let of = |name: &str| observed.containers.get(name).unwrap_or(&NONE);
         for (role, container) in wanted.containers() {
-            let c = self
-                .observed
-                .containers
-                .get(&container.name)
-                .unwrap_or(&NONE);
+            if role == Role::Ephemeral {
+                self.manage(role, container, of(&container.name), ready);
+            }
+        }
+        for (role, container) in wanted.containers() {
+            let c = of(&container.name);
             match role {
                 Role::Init if c.initialized => {}
                 Role::Init => return self.manage(role, container, c, ready),
@@ -280,6 +283,7 @@ impl Planner<'_> {
                     }
                 }
                 Role::Main => self.manage(role, container, c, ready),
+                Role::Ephemeral => {}
             }
         }
     }
@@ -339,9 +343,19 @@ impl Planner<'_> {
                 self.step(Step::CreateContainer {
                     container: container.name.clone(),
                     attempt,
+                    target: self.target(&container.name),
                 });
             }
             ImageStage::Found(_) => {}
+        }
+    }
+
+    /// The run of the container that an ephemeral one is aimed at.
+    fn target(&self, name: &str) -> Option<ContainerId> {
+        let target = self.observed.containers.get(self.wanted.target(name)?)?;
+        match &target.run {
+            Run::Running { id, .. } => Some(id.clone()),
+            _ => None,
         }
     }
 
@@ -592,7 +606,7 @@ impl Planner<'_> {
                     ..
                 } if self.now >= *at + KILL_AGAIN => false,
                 Run::Running { .. } => {
-                    if role == Role::Main || mains_ended {
+                    if matches!(role, Role::Main | Role::Ephemeral) || mains_ended {
                         self.end_container(container, c, reason, grace, not_later);
                     }
                     true
@@ -601,7 +615,7 @@ impl Planner<'_> {
                 Run::Never | Run::Failed { .. } | Run::Created { .. } | Run::Exited { .. } => false,
             };
             ended &= !up;
-            if up && role != Role::Init {
+            if up && matches!(role, Role::Main | Role::Sidecar) {
                 mains_ended = false;
             }
         }

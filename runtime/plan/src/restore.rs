@@ -75,14 +75,27 @@ impl Observed {
         {
             seen.failed = Some((reason.clone(), status.message.clone().unwrap_or_default()));
         }
+        let final_phase = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let all = status
             .init_container_statuses
             .iter()
             .flatten()
-            .chain(status.container_statuses.iter().flatten());
+            .chain(status.container_statuses.iter().flatten())
+            .chain(status.ephemeral_container_statuses.iter().flatten());
         for told in all {
-            seen.containers
-                .insert(told.name.clone(), from_api(told, now));
+            let mut c = from_api(told, now);
+            if let (Run::Exited { .. }, Some((role, spec))) = (&c.run, wanted.container(&told.name))
+                && (final_phase || role == Role::Ephemeral)
+                && !told.image_id.is_empty()
+            {
+                // What never runs again keeps the image that it ran.
+                c.image = ImageStage::Found(ImageFound {
+                    asked: spec.image.clone().unwrap_or_default(),
+                    name: told.image.clone(),
+                    id: told.image_id.clone(),
+                });
+            }
+            seen.containers.insert(told.name.clone(), c);
         }
         let adopted = survivors.shim == ShimLeft::Adopted;
         seen.take_in(survivors.containers, &status, adopted);
@@ -106,7 +119,6 @@ impl Observed {
                 .values_mut()
                 .for_each(|c| c.initialized = false);
         }
-        let final_phase = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let nothing = survivors.shim == ShimLeft::None && !survivors.cgroup;
         if final_phase && nothing {
             seen.teardown = Teardown::Finished;
@@ -136,7 +148,8 @@ impl Observed {
                 .init_container_statuses
                 .iter()
                 .flatten()
-                .chain(status.container_statuses.iter().flatten());
+                .chain(status.container_statuses.iter().flatten())
+                .chain(status.ephemeral_container_statuses.iter().flatten());
             all.find(|c| c.name == name)
         };
         for (name, survivor) in newest {
@@ -258,7 +271,8 @@ fn from_api(told: &ContainerStatus, now: Timestamp) -> ObservedContainer {
     let state = told.state.clone().unwrap_or_default();
     let run = if let Some(running) = &state.running {
         Run::Running {
-            id: id_of(told.container_id.as_deref()).unwrap_or_else(|| ContainerId(String::new())),
+            id: container_id(told.container_id.as_deref())
+                .unwrap_or_else(|| ContainerId(String::new())),
             attempt: restarts,
             started_at: running.started_at.as_ref().map_or(now, |t| t.0),
             post_start: Hook::Settled,
@@ -295,7 +309,7 @@ fn from_api(told: &ContainerStatus, now: Timestamp) -> ObservedContainer {
 fn from_terminated(state: &ContainerState, attempt: u32) -> Option<Finished> {
     let t: &ContainerStateTerminated = state.terminated.as_ref()?;
     Some(Finished {
-        id: id_of(t.container_id.as_deref()),
+        id: container_id(t.container_id.as_deref()),
         attempt,
         exit_code: t.exit_code,
         reason: t.reason.clone().unwrap_or_else(|| "Error".to_owned()),
@@ -305,7 +319,8 @@ fn from_terminated(state: &ContainerState, attempt: u32) -> Option<Finished> {
     })
 }
 
-fn id_of(text: Option<&str>) -> Option<ContainerId> {
+/// The id in `containerID` as the API writes it.
+pub fn container_id(text: Option<&str>) -> Option<ContainerId> {
     text?
         .strip_prefix("kernelet://")
         .map(|id| ContainerId(id.to_owned()))

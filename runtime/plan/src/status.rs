@@ -36,8 +36,9 @@ pub fn pod_status(wanted: &Wanted, observed: &Observed, now: Timestamp) -> PodSt
             .map(|(role, c)| container_status(wanted, observed, role, c, now, down))
             .collect()
     };
-    let init = render(|r| r != Role::Main);
+    let init = render(Role::is_init);
     let main = render(|r| r == Role::Main);
+    let ephemeral = render(|r| r == Role::Ephemeral);
     let ended = down && nothing_runs(observed);
     let phase = match &observed.failed {
         Some(_) if ended => Phase::Failed,
@@ -77,6 +78,7 @@ pub fn pod_status(wanted: &Wanted, observed: &Observed, now: Timestamp) -> PodSt
         observed_generation: generation,
         init_container_statuses: some(init),
         container_statuses: some(main),
+        ephemeral_container_statuses: some(ephemeral),
         ..PodStatus::default()
     };
     let sandbox = observed.sandbox.is_done()
@@ -169,7 +171,7 @@ fn phase(
     }
     let initialized = wanted
         .containers()
-        .filter(|(role, _)| *role != Role::Main)
+        .filter(|(role, _)| role.is_init())
         .all(|(role, c)| {
             observed
                 .containers
@@ -232,6 +234,8 @@ fn container_status(
         _ => (container.image.clone().unwrap_or_default(), String::new()),
     };
     let ready = match (role, &c.run) {
+        // Nobody waits for it.
+        (Role::Ephemeral, _) => false,
         (Role::Init, Run::Exited { finished }) => finished.exit_code == 0,
         (Role::Init, Run::Running { .. }) => false,
         (
@@ -249,7 +253,7 @@ fn container_status(
         image,
         image_id,
         ready,
-        started: Some(is_started(container, c)),
+        started: (role != Role::Ephemeral).then(|| is_started(container, c)),
         restart_count: i32::try_from(c.restarts).unwrap_or(i32::MAX),
         state: Some(state),
         last_state: last,
@@ -372,7 +376,7 @@ fn not_yet(
     }
     let uninitialized = wanted
         .containers()
-        .filter(|(r, _)| *r != Role::Main)
+        .filter(|(r, _)| r.is_init())
         .any(|(r, init)| {
             let seen = observed.containers.get(&init.name);
             match r {
@@ -478,7 +482,8 @@ fn progressed(theirs: &PodStatus, ours: &PodStatus) -> bool {
             .init_container_statuses
             .iter()
             .flatten()
-            .chain(s.container_statuses.iter().flatten());
+            .chain(s.container_statuses.iter().flatten())
+            .chain(s.ephemeral_container_statuses.iter().flatten());
         all.filter_map(|c| {
             let state = c.state.as_ref()?;
             let ended = state

@@ -57,7 +57,12 @@ steps! {
     /// The image found locally, its layers ready.
     ResolveImage { container: String, image: String, policy: PullPolicy },
     /// The container's root, mounts and process, stopped before its first instruction.
-    CreateContainer { container: String, attempt: u32 },
+    CreateContainer {
+        container: String,
+        attempt: u32,
+        /// The running container whose process namespace an ephemeral one joins.
+        target: Option<ContainerId>,
+    },
     StartContainer { container: String, id: ContainerId },
     RunPostStart { container: String, id: ContainerId },
     RunPreStop { container: String, id: ContainerId, reason: KillReason, kill_at: Timestamp, limit: Duration },

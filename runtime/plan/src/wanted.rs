@@ -3,12 +3,15 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 /// One pod as the API has it.
 #[derive(Clone, Debug)]
 pub struct Wanted {
+    /// Changed by [`Wanted::set_pod`] alone.
     pub pod: Arc<Pod>,
+    /// The pod's ephemeral containers, in the form that all others have.
+    ephemeral: Arc<[Container]>,
     pub presence: Presence,
     /// The node stops and ends its pods with at most this grace; the objects stay as they are.
     pub suspended: Option<Duration>,
@@ -51,6 +54,15 @@ pub enum Role {
     /// An init container with `restartPolicy: Always`: it starts in its turn and runs beside the others.
     Sidecar,
     Main,
+    /// Added to a running pod to look into it: started at any time, never again, and of no weight for the pod's phase.
+    Ephemeral,
+}
+
+impl Role {
+    /// Whether it stands among the init containers.
+    pub fn is_init(self) -> bool {
+        matches!(self, Self::Init | Self::Sidecar)
+    }
 }
 
 /// A pod on its way out.
@@ -62,6 +74,23 @@ pub struct Deletion {
 }
 
 impl Wanted {
+    /// A pod that is present and shall run.
+    pub fn new(pod: Arc<Pod>, node: Arc<NodeFacts>) -> Self {
+        Self {
+            ephemeral: ephemeral_containers(&pod),
+            pod,
+            presence: Presence::Present,
+            suspended: None,
+            node,
+        }
+    }
+
+    /// The object has changed.
+    pub fn set_pod(&mut self, pod: Arc<Pod>) {
+        self.ephemeral = ephemeral_containers(&pod);
+        self.pod = pod;
+    }
+
     pub fn spec(&self) -> &PodSpec {
         static NONE: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
         self.pod.spec.as_ref().unwrap_or(&NONE)
@@ -84,7 +113,7 @@ impl Wanted {
         format!("{}_{}({})", self.name(), self.namespace(), self.uid())
     }
 
-    /// Every container in start order: init containers and sidecars first.
+    /// Every container in start order: init containers and sidecars first, the ephemeral ones last.
     pub fn containers(&self) -> impl Iterator<Item = (Role, &Container)> {
         let spec = self.spec();
         let init = spec
@@ -92,7 +121,16 @@ impl Wanted {
             .iter()
             .flatten()
             .map(|c| (init_role(c), c));
+        let ephemeral = self.ephemeral.iter().map(|c| (Role::Ephemeral, c));
         init.chain(spec.containers.iter().map(|c| (Role::Main, c)))
+            .chain(ephemeral)
+    }
+
+    /// The container whose processes the ephemeral container `name` shall see.
+    pub fn target(&self, name: &str) -> Option<&str> {
+        let mut all = self.spec().ephemeral_containers.iter().flatten();
+        let target = all.find(|c| c.name == name)?.target_container_name.as_ref();
+        target.map(String::as_str).filter(|t| !t.is_empty())
     }
 
     pub fn container(&self, name: &str) -> Option<(Role, &Container)> {
@@ -154,10 +192,39 @@ impl Wanted {
         let own = parse_policy(container.restart_policy.as_deref());
         match (role, own.unwrap_or_else(|| self.restart_policy())) {
             (Role::Sidecar, _) => true,
-            (_, RestartPolicy::Never) => false,
+            (Role::Ephemeral, _) | (_, RestartPolicy::Never) => false,
             (Role::Init, _) | (_, RestartPolicy::OnFailure) => exit_code != 0,
             (Role::Main, RestartPolicy::Always) => true,
         }
+    }
+}
+
+fn ephemeral_containers(pod: &Pod) -> Arc<[Container]> {
+    let spec = pod.spec.iter();
+    spec.flat_map(|s| s.ephemeral_containers.iter().flatten())
+        .map(container_of)
+        .collect()
+}
+
+/// What an ephemeral container may say; ports, probes, hooks and resources are refused by the API.
+fn container_of(c: &EphemeralContainer) -> Container {
+    Container {
+        name: c.name.clone(),
+        image: c.image.clone(),
+        image_pull_policy: c.image_pull_policy.clone(),
+        command: c.command.clone(),
+        args: c.args.clone(),
+        working_dir: c.working_dir.clone(),
+        env: c.env.clone(),
+        env_from: c.env_from.clone(),
+        volume_mounts: c.volume_mounts.clone(),
+        security_context: c.security_context.clone(),
+        stdin: c.stdin,
+        stdin_once: c.stdin_once,
+        tty: c.tty,
+        termination_message_path: c.termination_message_path.clone(),
+        termination_message_policy: c.termination_message_policy.clone(),
+        ..Container::default()
     }
 }
 

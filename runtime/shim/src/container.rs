@@ -16,6 +16,7 @@ use kernelet_container::{CgroupView, Descriptors, Waiting};
 use kernelet_spec::{ContainerId, ContainerPlan, MountSource, NamespaceOf};
 use kernelet_sys::{
     cgroup::Group,
+    namespace as ns,
     process::{self, Ended, Process},
     seccomp::Filter,
 };
@@ -115,7 +116,10 @@ impl Pod {
             net: self.namespace(&plan.namespaces.net, "network", |s| &s.net)?,
             ipc: self.namespace(&plan.namespaces.ipc, "IPC", |s| &s.ipc)?,
             uts: self.namespace(&plan.namespaces.uts, "UTS", |s| &s.uts)?,
-            pid: self.namespace(&plan.namespaces.pid, "process", |s| &s.pid)?,
+            pid: match &plan.namespaces.pid {
+                NamespaceOf::Container(target) => Some(self.processes_of(target)?),
+                wish => self.namespace(wish, "process", |s| &s.pid)?,
+            },
             cgroup: None,
             join,
             cgroup_view: CgroupView {
@@ -171,9 +175,9 @@ impl Pod {
     ) -> Result<Option<OwnedFd>, Failure> {
         match wish {
             NamespaceOf::Host | NamespaceOf::New => Ok(None),
-            NamespaceOf::Path(_) => Err(failure(
+            NamespaceOf::Path(_) | NamespaceOf::Container(_) => Err(failure(
                 FailureKind::Invalid,
-                format!("a pod's container can't have its {name} namespace from a path"),
+                format!("a pod's container can't have its {name} namespace from elsewhere"),
             )),
             NamespaceOf::Pod => {
                 let descriptor = self
@@ -189,6 +193,23 @@ impl Pod {
                 duplicate(descriptor.as_fd()).map(Some)
             }
         }
+    }
+
+    /// The process namespace of a running container. Its first process isn't reaped, so the number is still its own.
+    fn processes_of(&self, id: &ContainerId) -> Result<OwnedFd, Failure> {
+        let container = self.get(id)?;
+        let (Some(process), Phase::Running { .. }) = (&container.process, &container.state.phase)
+        else {
+            return Err(failure(
+                FailureKind::Conflict,
+                format!("container {id} is not running"),
+            ));
+        };
+        Ok(ns::open(
+            self.proc.as_fd(),
+            &process.pid.to_string(),
+            "pid",
+        )?)
     }
 
     /// The container's three descriptors: those handed over, or a log's, or nothing.

@@ -134,6 +134,8 @@ pub enum NamespaceOf {
     New,
     /// OCI's `namespaces[].path`.
     Path(PathBuf),
+    /// That of a running container of the same pod. Process namespaces only.
+    Container(ContainerId),
 }
 
 /// The mount namespace isn't listed: it is always new.

@@ -1,7 +1,5 @@
 //! The container that a request about a pod means, and the way to its node: shared by logs and sessions.
 
-use std::fmt::Write;
-
 use kernelet_api::{ApiError, Value};
 
 use super::{Call, Failure, read::reach};
@@ -46,7 +44,7 @@ pub fn endpoint(call: &Call, node: &str) -> Result<Endpoint, ApiError> {
     })
 }
 
-/// The one asked for, which must exist, or the only one.
+/// The one asked for, which must exist, or the only main one.
 fn choose(pod: &Value, name: &str, wanted: Option<&str>) -> Result<String, ApiError> {
     let names = |field: &str| -> Vec<String> {
         pod.pointer(&format!("/spec/{field}"))
@@ -72,22 +70,13 @@ fn choose(pod: &Value, name: &str, wanted: Option<&str>) -> Result<String, ApiEr
             "container {wanted} is not valid for pod {name}"
         )));
     }
-    if let ([one], true, true) = (containers.as_slice(), init.is_empty(), ephemeral.is_empty()) {
+    // As upstream: init and ephemeral containers don't make the only main one less clear.
+    if let [one] = containers.as_slice() {
         return Ok(one.clone());
     }
-    let mut text = format!(
+    let all = [init, containers, ephemeral].concat();
+    Err(ApiError::bad_request(format!(
         "a container name must be specified for pod {name}, choose one of: [{}]",
-        containers.join(" ")
-    );
-    if !init.is_empty() {
-        let _ = write!(text, " or one of the init containers: [{}]", init.join(" "));
-    }
-    if !ephemeral.is_empty() {
-        let _ = write!(
-            text,
-            " or one of the ephemeral containers: [{}]",
-            ephemeral.join(" ")
-        );
-    }
-    Err(ApiError::bad_request(text))
+        all.join(" ")
+    )))
 }

@@ -15,8 +15,8 @@ use crate::{body::ResponseBody, http::respond, kubelet};
 
 pub async fn get(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     let (namespace, name) = (call.target.namespace.as_str(), call.target.name.as_str());
-    let Found { container, node } = container::find(call).await?;
     let query = options(call)?;
+    let Found { container, node } = container::find(call).await?;
     let Some(node) = node else {
         // Nothing runs, so nothing was said.
         return Ok(respond::text(StatusCode::OK, ""));
@@ -42,9 +42,9 @@ fn options(call: &Call) -> Result<String, ApiError> {
         }
     }
     for (key, least, why) in [
-        ("sinceSeconds", 1, "must be greater than 0"),
         ("tailLines", 0, "must be greater than or equal to 0"),
         ("limitBytes", 1, "must be greater than 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
     ] {
         match integer(query, key)? {
             Some(number) if number < least => errors.push(FieldError::invalid(key, number, why)),
@@ -68,7 +68,15 @@ fn options(call: &Call) -> Result<String, ApiError> {
     }
     match query.non_empty("stream") {
         None | Some("All") => {}
-        Some(one @ ("Stdout" | "Stderr")) => pairs.push(("stream", one.to_owned())),
+        Some(one @ ("Stdout" | "Stderr")) => {
+            if integer(query, "tailLines")?.is_some() {
+                errors.push(FieldError::forbidden(
+                    "",
+                    "`tailLines` and specific `stream` are mutually exclusive for now",
+                ));
+            }
+            pairs.push(("stream", one.to_owned()));
+        }
         Some(other) => errors.push(FieldError::not_supported(
             "stream",
             other,
@@ -76,7 +84,8 @@ fn options(call: &Call) -> Result<String, ApiError> {
         )),
     }
     if !errors.is_empty() {
-        return Err(ApiError::invalid("", "PodLogOptions", "", &errors));
+        let name = &call.target.name;
+        return Err(ApiError::invalid("", "PodLogOptions", name, &errors));
     }
     let mut text = String::new();
     for (key, value) in pairs {

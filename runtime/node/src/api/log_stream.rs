@@ -19,11 +19,14 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
 use kernelet_pod_plan::ContainerId;
-use kube::ResourceExt;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Answer, text};
+use super::{
+    Answer,
+    log_source::{source, status_of},
+    text,
+};
 use crate::{
     context::Context,
     inotify::Folders,
@@ -116,78 +119,6 @@ fn wish(query: &HashMap<String, String>, now: Timestamp) -> Result<LogWish, Stri
     })
 }
 
-struct Source {
-    container: String,
-    /// The run that is read; it is followed until this is no longer the running one.
-    id: ContainerId,
-    log: PathBuf,
-}
-
-fn source(
-    ctx: &Context,
-    view: &View,
-    container: &str,
-    previous: bool,
-) -> Result<Source, (StatusCode, String)> {
-    let pod = &view.pod;
-    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-    let spec = pod.spec.iter();
-    let mut named = spec.flat_map(|s| {
-        s.containers
-            .iter()
-            .chain(s.init_containers.iter().flatten())
-    });
-    if !named.any(|c| c.name == container) {
-        let problem = format!("container {container} is not valid for pod {name}");
-        return Err((StatusCode::BAD_REQUEST, problem));
-    }
-    let dir = ctx
-        .pod_log_dir(&namespace, &name, &pod.uid().unwrap_or_default())
-        .join(container);
-    let known = view.containers.get(container);
-    let waiting = || {
-        let statuses = view
-            .status
-            .container_statuses
-            .iter()
-            .chain(&view.status.init_container_statuses)
-            .flatten();
-        let mut named = statuses.filter(|s| s.name == container);
-        let reason = named
-            .next()
-            .and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone());
-        let reason = reason.unwrap_or_else(|| "ContainerCreating".to_owned());
-        let problem =
-            format!("container \"{container}\" in pod \"{name}\" is waiting to start: {reason}");
-        (StatusCode::BAD_REQUEST, problem)
-    };
-    let (id, attempt) = known.cloned().ok_or_else(waiting)?;
-    if !previous {
-        return Ok(Source {
-            container: container.to_owned(),
-            id,
-            log: dir.join(format!("{attempt}.log")),
-        });
-    }
-    let before = attempt
-        .checked_sub(1)
-        .map(|n| dir.join(format!("{n}.log")))
-        .filter(|log| log.exists());
-    match before {
-        Some(log) => Ok(Source {
-            container: container.to_owned(),
-            id: ContainerId(String::new()),
-            log,
-        }),
-        None => {
-            let problem = format!(
-                "previous terminated container \"{container}\" in pod \"{name}\" not found"
-            );
-            Err((StatusCode::BAD_REQUEST, problem))
-        }
-    }
-}
-
 struct Reader {
     view: watch::Receiver<View>,
     container: String,
@@ -253,14 +184,7 @@ impl Reader {
             .containers
             .get(&self.container)
             .is_some_and(|(id, _)| *id == self.id);
-        let mut named = status
-            .container_statuses
-            .iter()
-            .chain(&status.init_container_statuses)
-            .flatten()
-            .filter(|s| s.name == self.container);
-        let state = named
-            .next()
+        let state = status_of(status, &self.container)
             .and_then(|s| s.state.clone())
             .unwrap_or_default();
         same && state.terminated.is_none() && (state.waiting.is_none() || self.is_starting(&state))

@@ -1,6 +1,7 @@
 //! The kubelet's HTTPS API: logs, pods, health, statistics. Callers prove who they are and that they may.
 
 mod access;
+mod log_source;
 mod log_stream;
 mod metrics;
 mod remote;
@@ -85,7 +86,7 @@ impl Api {
                     Some(view) => log_stream::answer(&self.ctx, view, container, &query).await,
                     None => text(
                         StatusCode::NOT_FOUND,
-                        format!("pod \"{pod}\" does not exist\n"),
+                        format!("pod \"{pod}\" does not exist"),
                     ),
                 }
             }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use kernelet_pod_plan::{NodeFacts, Presence, Wanted, cgroup::PodCgroup};
+use kernelet_pod_plan::{NodeFacts, Wanted, cgroup::PodCgroup};
 use kernelet_sys::cgroup::Stats;
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -81,12 +81,7 @@ fn pod(ctx: &Context, view: &View, now: &str) -> Value {
 }
 
 pub(super) fn pod_group(ctx: &Context, facts: &Arc<NodeFacts>, view: &View) -> PodCgroup {
-    let wanted = Wanted {
-        pod: view.pod.clone(),
-        presence: Presence::Present,
-        suspended: None,
-        node: facts.clone(),
-    };
+    let wanted = Wanted::new(view.pod.clone(), facts.clone());
     PodCgroup::of(&ctx.config.cgroup_root, &wanted)
 }
 
@@ -96,6 +91,7 @@ pub(super) fn is_running(view: &View, container: &str) -> bool {
         .container_statuses
         .iter()
         .chain(&view.status.init_container_statuses)
+        .chain(&view.status.ephemeral_container_statuses)
         .flatten();
     let mut named = statuses.filter(|s| s.name == container);
     named
@@ -110,6 +106,7 @@ pub(super) fn started_at(view: &View, container: &str) -> Option<Timestamp> {
         .container_statuses
         .iter()
         .chain(&view.status.init_container_statuses)
+        .chain(&view.status.ephemeral_container_statuses)
         .flatten();
     let mut named = statuses.filter(|s| s.name == container);
     Some(

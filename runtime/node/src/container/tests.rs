@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kernelet_pod_plan::{NodeFacts, Presence};
+use kernelet_pod_plan::NodeFacts;
 use kernelet_spec::Capability;
 use serde_json::{Value, json};
 
@@ -10,19 +10,16 @@ use super::*;
 
 fn wanted(spec: Value) -> Wanted {
     let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec});
-    Wanted {
-        pod: Arc::new(serde_json::from_value(pod).expect("a pod")),
-        presence: Presence::Present,
-        suspended: None,
-        node: Arc::new(NodeFacts {
-            host_ips: vec![],
-            cgroup_root: "/kernelet".into(),
-            memory_bytes: 4 << 30,
-            cpus: 2,
-            oom_score_floor: -1000,
-            pod_pids: None,
-        }),
-    }
+    let node = NodeFacts {
+        host_ips: vec![],
+        cgroup_root: "/kernelet".into(),
+        memory_bytes: 4 << 30,
+        cpus: 2,
+        oom_score_floor: -1000,
+        pod_pids: None,
+    };
+    let pod = serde_json::from_value(pod).expect("a pod");
+    Wanted::new(Arc::new(pod), Arc::new(node))
 }
 
 fn plan(pod: Value, container: Value, image: ImageConfig) -> Result<ContainerPlan, StepError> {
@@ -52,6 +49,7 @@ fn plan(pod: Value, container: Value, image: ImageConfig) -> Result<ContainerPla
         env: vec![("A".into(), "x".into())],
         mounts: vec![],
         cgroup: "/kernelet/kubepods/podu/c1".into(),
+        target: None,
         seccomp_localhost: &|_| Err("none".into()),
     })
 }

@@ -24,7 +24,7 @@ use kernelet_sys::root::{Symlinks, folder, open_in};
 
 use super::Scene;
 use crate::{
-    container::{Inputs, config_error, container_plan, mount},
+    container::{Inputs, config_error, container_plan, mount, spec_id},
     errors::chain,
     images::{LocalImage, blocking},
     pod::{Follower, PodHome},
@@ -36,6 +36,7 @@ pub(crate) fn field_path(role: Role, name: &str) -> String {
     match role {
         Role::Main => format!("spec.containers{{{name}}}"),
         Role::Init | Role::Sidecar => format!("spec.initContainers{{{name}}}"),
+        Role::Ephemeral => format!("spec.ephemeralContainers{{{name}}}"),
     }
 }
 
@@ -56,8 +57,14 @@ pub(super) async fn create(
     scene: &Scene,
     name: &str,
     attempt: u32,
+    target: Option<&ContainerId>,
 ) -> Outcome {
     let wanted = &scene.wanted;
+    if let (Some(named), None) = (wanted.target(name), target) {
+        return Err(config_error(format!(
+            "unable to find target container {named}"
+        )));
+    }
     let (role, container) = wanted
         .container(name)
         .ok_or_else(|| config_error(format!("no container {name}")))?;
@@ -108,6 +115,7 @@ pub(super) async fn create(
         env,
         mounts,
         cgroup: cgroup.container(&id),
+        target,
         seccomp_localhost: &|name| localhost_profile(&seccomp_dir, name),
     });
     let created = match plan {
@@ -480,10 +488,6 @@ pub(super) async fn start(home: &PodHome, id: &ContainerId) -> Outcome {
     Ok(Done::Started {
         at: Timestamp::try_from(at).unwrap_or_else(|_| Timestamp::now()),
     })
-}
-
-pub(crate) fn spec_id(id: &ContainerId) -> Result<kernelet_spec::ContainerId, StepError> {
-    kernelet_spec::ContainerId::new(id.0.clone()).map_err(|e| config_error(e.to_string()))
 }
 
 fn kill_error(home: &PodHome, error: &ShimError) -> StepError {

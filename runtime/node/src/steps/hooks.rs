@@ -14,11 +14,8 @@ use kernelet_pod_plan::{ContainerId, Done, FailureReason, Outcome, StepError};
 use kernelet_shim_client::{ExecExit, ExecIo};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{
-    Scene,
-    containers::{field_path, spec_id},
-};
-use crate::{errors::chain, pod::PodHome};
+use super::{Scene, containers::field_path};
+use crate::{container::spec_id, errors::chain, pod::PodHome};
 
 /// Why a handler's action was no success, in upstream's words.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use kernelet_pod_plan::{Outcome, Step, Wanted};
 
-pub(crate) use containers::{field_path, spec_id};
+pub(crate) use crate::container::spec_id;
+pub(crate) use containers::field_path;
 pub(crate) use ground::{POD_FILE, remove_cgroups, remove_dir, spawn_options};
 pub(crate) use hooks::{
     HandlerError, exec_capture, http_get, pod_ip, port as handler_port, tcp_connect,
@@ -50,9 +51,11 @@ async fn carry_out(home: &Arc<PodHome>, scene: &Scene, step: &Step) -> Outcome {
             image,
             policy,
         } => containers::resolve_image(home, container, image, *policy).await,
-        Step::CreateContainer { container, attempt } => {
-            containers::create(home, scene, container, *attempt).await
-        }
+        Step::CreateContainer {
+            container,
+            attempt,
+            target,
+        } => containers::create(home, scene, container, *attempt, target.as_ref()).await,
         Step::StartContainer { container: _, id } => containers::start(home, id).await,
         Step::RunPostStart { container, id } => hooks::post_start(home, scene, container, id).await,
         Step::RunPreStop {

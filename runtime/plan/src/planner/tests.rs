@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{ContainerId, Done, Exit, FailureReason, ImageFound, StepError, testing::wanted};
 
+mod ephemeral;
+
 struct World {
     wanted: Wanted,
     seen: Observed,
@@ -252,7 +254,7 @@ impl World {
             pod.metadata.deletion_timestamp =
                 Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
             pod.metadata.deletion_grace_period_seconds = Some(grace);
-            self.wanted.pod = std::sync::Arc::new(pod);
+            self.wanted.set_pod(std::sync::Arc::new(pod));
         }
     }
 
@@ -461,7 +463,7 @@ fn a_shorter_second_grace_brings_the_kill_forward() {
     hurried.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(soon));
     hurried.metadata.deletion_grace_period_seconds = Some(2);
-    world.wanted.pod = std::sync::Arc::new(hurried);
+    world.wanted.set_pod(std::sync::Arc::new(hurried));
     let begun = world.now;
     world.calm(|w| w.finished);
     assert!(

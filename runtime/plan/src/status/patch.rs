@@ -19,6 +19,7 @@ pub(super) fn same(theirs: &PodStatus, ours: &PodStatus) -> bool {
         && theirs.observed_generation == ours.observed_generation
         && theirs.init_container_statuses == ours.init_container_statuses
         && theirs.container_statuses == ours.container_statuses
+        && theirs.ephemeral_container_statuses == ours.ephemeral_container_statuses
         && changed_conditions(theirs, ours).next().is_none()
 }
 
@@ -28,6 +29,7 @@ pub(crate) fn normalized(mut status: PodStatus) -> PodStatus {
         .init_container_statuses
         .iter_mut()
         .chain(&mut status.container_statuses)
+        .chain(&mut status.ephemeral_container_statuses)
         .flatten();
     for container in all {
         container.last_state = container
@@ -46,6 +48,7 @@ pub(crate) fn normalized(mut status: PodStatus) -> PodStatus {
     for list in [
         &mut status.init_container_statuses,
         &mut status.container_statuses,
+        &mut status.ephemeral_container_statuses,
     ] {
         *list = list.take().filter(|l| !l.is_empty());
     }
@@ -102,6 +105,11 @@ fn fields(theirs: Option<&PodStatus>, ours: &PodStatus) -> Map<String, Value> {
         "containerStatuses",
         json!(theirs.container_statuses),
         json!(ours.container_statuses),
+    );
+    put(
+        "ephemeralContainerStatuses",
+        json!(theirs.ephemeral_container_statuses),
+        json!(ours.ephemeral_container_statuses),
     );
     let changed = conditions(theirs, ours);
     if !changed.is_empty() {

@@ -70,6 +70,7 @@ impl Life {
         let create = Step::CreateContainer {
             container: container.into(),
             attempt,
+            target: None,
         };
         let start = Step::StartContainer {
             container: container.into(),

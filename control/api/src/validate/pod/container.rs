@@ -5,7 +5,7 @@ use super::{
         names,
         node::{Errors, Node},
     },
-    handlers, resources, security, volume,
+    ephemeral, handlers, resources, security, volume,
 };
 use crate::{FieldError, quantity::Quantity};
 use std::collections::BTreeSet;
@@ -56,9 +56,15 @@ pub(super) fn containers(spec: &Node<'_>, volumes: &BTreeSet<&str>, errors: &mut
             }
         }
     }
+    ephemeral::containers(spec, volumes, &seen, errors);
 }
 
-fn common(spec: &Node<'_>, container: &Node<'_>, volumes: &BTreeSet<&str>, errors: &mut Errors) {
+pub(super) fn common(
+    spec: &Node<'_>,
+    container: &Node<'_>,
+    volumes: &BTreeSet<&str>,
+    errors: &mut Errors,
+) {
     let name = container.get("name");
     if errors.require(&name) {
         errors.messages(&name, names::dns_label(name.text()));

@@ -1,6 +1,7 @@
 //! Pods and the templates that pods are made from.
 
 mod container;
+mod ephemeral;
 mod handlers;
 mod resources;
 mod scheduling;
@@ -92,8 +93,13 @@ pub fn pod_update(new: &Value, old: &Value) -> Vec<FieldError> {
     update::pod(&Node::root(new), &Node::root(old))
 }
 
-pub fn pod_status_update(new: &Value, old: &Value, _: &str) -> Vec<FieldError> {
-    status::pod(&Node::root(new), &Node::root(old))
+/// An update through a subresource that writes pods.
+pub fn pod_status_update(new: &Value, old: &Value, subresource: &str) -> Vec<FieldError> {
+    let (new, old) = (Node::root(new), Node::root(old));
+    match subresource {
+        "ephemeralcontainers" => ephemeral::update(&new, &old),
+        _ => status::pod(&new, &old),
+    }
 }
 
 /// The template of a Deployment or ReplicaSet.
