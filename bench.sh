@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 build_tools
 packages busybox:busybox-static ip:iproute2 nsenter:util-linux etcd:etcd-server python3:python3
 kubectl_tool
-cargo build --locked --release -q -p kernelet -p kernelet-oci -p kernelet-cni -p kernelet-bench
+release_programs -p kernelet-bench
 what=${1:-all}
 echo "On $(nproc) cores, $(awk '/MemTotal/{printf "%.0f GiB", $2 / 1048576}' /proc/meminfo), Linux $(uname -r), kernelet $(target/release/kernelet --version | cut -d' ' -f2):"
 echo

@@ -80,10 +80,12 @@ fault_build() {
   CARGO_PROFILE_DEV_DEBUG=0 check fault-build cargo build --locked -p kernelet --features fault-points --target-dir target/faults
 }
 
-release() { check release-build cargo build --locked --release -p kernelet -p kernelet-oci -p kernelet-cni; }
+release() { check release-build release_programs; }
 
 root_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip root-tier "it needs root"; return; fi
+  # The program as it is shipped, static.
+  export KERNELET_OCI=$PWD/target/release/kernelet-oci
   nextest root --workspace -E "binary(/^root_/)${1:+ and ($1)}"
 }
 

@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 . tests/install.sh
 began=$SECONDS
 build_tools
-cargo build --locked --release -p kernelet -p kernelet-oci -p kernelet-cni
+release_programs
 kernelet=$PWD/target/release/kernelet
 [ "$(id -u)" = 0 ] || { echo "built; the node needs root: run ./up.sh with sudo" >&2; exit 1; }
 kubectl_tool || { echo "no kubectl 1.31 or newer could be found or fetched" >&2; exit 1; }

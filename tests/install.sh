@@ -35,6 +35,16 @@ build_tools() {
   command -v cargo >/dev/null 2>&1 || { echo "cargo is missing: install Rust with rustup" >&2; return 1; }
 }
 
+# The node's programs, in target/release. kernelet-oci is built static and at a fixed address: it starts twice for each
+# container, and the loader's work is a tenth of that time. A plain `cargo build` makes it dynamic, and the same otherwise.
+release_programs() {
+  local host flags='-C target-feature=+crt-static -C relocation-model=static'
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  cargo build --locked --release -p kernelet -p kernelet-cni "$@" || return 1
+  RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }$flags" cargo build --locked --release --target "$host" -p kernelet-oci || return 1
+  cp "target/$host/release/kernelet-oci" target/release/kernelet-oci
+}
+
 # debian_package SUITE PACKAGE FOLDER: unpacks a package of another Debian suite, without touching this machine's own
 # package lists. Needs a Debian mirror among this machine's sources.
 debian_package() {

@@ -449,9 +449,10 @@ fn a_creation_that_is_killed_at_any_call_can_be_deleted() {
     let stride = std::env::var("KERNELET_KILL_STRIDE")
         .ok()
         .and_then(|s| s.parse().ok())
-        .unwrap_or(23_u32);
-    let (mut at, mut kills) = (1, 0);
-    loop {
+        .unwrap_or(13_u32);
+    // A tracer that comes late sees fewer calls: only several that saw too few mean that there are no more.
+    let (mut at, mut kills, mut misses) = (1, 0, 0);
+    while misses < 5 {
         let mut child = b
             .command(&["create", &b.id])
             .stdin(std::process::Stdio::null())
@@ -463,14 +464,11 @@ fn a_creation_that_is_killed_at_any_call_can_be_deleted() {
         let _ = child.wait();
         b.ok(&["delete", "--force", &b.id]);
         b.assert_nothing_left();
-        match outcome {
-            Some(killer::Outcome::Killed) => kills += 1,
-            // The tracer came too late for a process this quick, or it has been through all of it.
-            _ if kills > 0 => break,
-            _ => {}
+        if outcome == Some(killer::Outcome::Killed) {
+            (at, kills, misses) = (at + stride, kills + 1, 0);
+        } else {
+            misses += 1;
         }
-        at += stride;
-        assert!(at < 100_000, "the tracer never came in time");
     }
     println!("killed at {kills} moments of {at} system call stops");
     assert!(kills > 10, "only {kills} moments: is the tracer working?");
