@@ -56,6 +56,8 @@ fn main() {
         rbac::Role,
         rbac::RoleBinding,
         scheduling::PriorityClass,
+        core::LimitRange,
+        core::ResourceQuota,
         meta::APIResourceList,
         meta::DeleteOptions,
         meta::ListMeta,

@@ -1,6 +1,6 @@
 //! Parses the committed table of facts into the built-in schema.
 //!
-//! The table's form is told at its head; `facts/generate.py` makes it. A malformed table is a bug of the build and
+//! The tables' form is told at the first one's head; `facts/generate.py` makes that. A malformed table is a bug of the build and
 //! panics with its line.
 
 use crate::{
@@ -8,11 +8,17 @@ use crate::{
     schema::{ListType, ProtoField, SchemaBuilder, TypeDef},
 };
 
-const TABLE: &str = include_str!("../facts/facts.txt");
+const TABLES: [&str; 2] = [
+    include_str!("../facts/facts.txt"),
+    include_str!("../facts/metrics.txt"),
+];
 
 pub(crate) fn load() -> Schema {
     Schema::default().extend(|builder| {
-        let lines = || TABLE.lines().filter(|l| !l.starts_with('#'));
+        let lines = || {
+            let all = TABLES.iter().flat_map(|table| table.lines());
+            all.filter(|l| !l.starts_with('#'))
+        };
         for line in lines() {
             if let Some(head) = line.strip_prefix("T ") {
                 builder.declare(&openapi_name(
@@ -90,6 +96,7 @@ fn openapi_name(short: &str) -> String {
     match short.split('.').next() {
         Some("meta") => format!("io.k8s.apimachinery.pkg.apis.{short}"),
         Some("runtime") => format!("io.k8s.apimachinery.pkg.{short}"),
+        Some("metrics") => format!("io.k8s.metrics.pkg.apis.{short}"),
         _ => format!("io.k8s.api.{short}"),
     }
 }

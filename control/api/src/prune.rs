@@ -1,6 +1,6 @@
 //! Removing what the schema does not know, and bringing a tree into the form that upstream's structs would give it.
 
-use crate::{Schema, Type, TypeId, Value};
+use crate::{Field, Schema, Type, TypeId, Value};
 use serde_json::Map;
 
 /// Removes fields that the schema does not know and nulls, at every depth.
@@ -37,8 +37,6 @@ fn prune_as(schema: &Schema, ty: &Type, value: &mut Value) {
 
 /// Brings a tree into the form that a decode into and an encode from upstream's Go structs gives: empty optional
 /// values disappear, fields that Go always writes are there. Equal objects become equal trees.
-///
-/// The one difference: a list, map or time that Go writes as `null` stays absent.
 pub fn canonicalize(schema: &Schema, ty: TypeId, value: &mut Value) {
     canonicalize_as(schema, &Type::Object(ty), value);
 }
@@ -50,7 +48,7 @@ fn canonicalize_as(schema: &Schema, ty: &Type, value: &mut Value) {
                 match map.get_mut(&field.name) {
                     Some(value) => {
                         canonicalize_as(schema, &field.ty, value);
-                        if value.is_null()
+                        if (value.is_null() && !is_written_as_null(field))
                             || (field.omit_empty && !field.pointer && is_zero(&field.ty, value))
                         {
                             map.remove(&field.name);
@@ -60,6 +58,8 @@ fn canonicalize_as(schema: &Schema, ty: &Type, value: &mut Value) {
                         if let Some(mut zero) = always_written(&field.ty) {
                             canonicalize_as(schema, &field.ty, &mut zero);
                             map.insert(field.name.clone(), zero);
+                        } else if is_written_as_null(field) {
+                            map.insert(field.name.clone(), Value::Null);
                         }
                     }
                     None => {}
@@ -74,6 +74,16 @@ fn canonicalize_as(schema: &Schema, ty: &Type, value: &mut Value) {
             .for_each(|item| canonicalize_as(schema, inner, item)),
         _ => {}
     }
+}
+
+/// Whether Go writes `null` where this plain field has no value.
+fn is_written_as_null(field: &Field) -> bool {
+    !field.omit_empty
+        && !field.pointer
+        && matches!(
+            field.ty,
+            Type::List(_) | Type::StringList | Type::Map(_) | Type::Bytes | Type::Time | Type::MicroTime
+        )
 }
 
 /// The zero value of a type that Go writes for a plain field without `omitempty`.

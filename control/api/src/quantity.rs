@@ -131,6 +131,38 @@ impl std::ops::Sub for Quantity {
     }
 }
 
+/// The suffixes are the left side's, unless that is nothing.
+impl std::ops::Add for Canonical {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        let format = if self.number.is_zero() {
+            other.format
+        } else {
+            self.format
+        };
+        Self {
+            number: self.number + other.number,
+            format,
+        }
+    }
+}
+
+/// The suffixes are the left side's, unless that is nothing.
+impl std::ops::Sub for Canonical {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        let format = if self.number.is_zero() {
+            other.format
+        } else {
+            self.format
+        };
+        Self {
+            number: self.number - other.number,
+            format,
+        }
+    }
+}
+
 /// With decimal suffixes.
 impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -176,6 +208,37 @@ impl Canonical {
 }
 
 impl Canonical {
+    /// Nothing, with decimal suffixes.
+    pub const ZERO: Self = Self {
+        number: Quantity::ZERO,
+        format: Format::DecimalSi,
+    };
+
+    /// Of a tree's value; absent or malformed counts as zero, as in an object that was validated.
+    pub fn of(value: Option<&crate::Value>) -> Self {
+        match value {
+            Some(crate::Value::String(text)) => Self::parse(text).unwrap_or(Self::ZERO),
+            Some(crate::Value::Number(n)) => Self::parse(&n.to_string()).unwrap_or(Self::ZERO),
+            _ => Self::ZERO,
+        }
+    }
+
+    /// A whole number of units, with decimal suffixes.
+    pub fn from_value(value: i64) -> Self {
+        Self {
+            number: Quantity::from_value(value),
+            format: Format::DecimalSi,
+        }
+    }
+
+    /// Rounded up to whole units, as upstream counts bytes of storage.
+    pub fn rounded_to_whole(self) -> Self {
+        Self {
+            number: Quantity::from_value(self.number.value()),
+            ..self
+        }
+    }
+
     /// Rounded up to thousandths, as upstream rounds requests and limits.
     pub fn rounded_to_milli(self) -> Self {
         let step = NANO / 1000;

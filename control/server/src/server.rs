@@ -39,6 +39,7 @@ use crate::{
     pipeline,
     registry::{self, Snapshot},
     state::State,
+    usage::Sampler,
     user::UserInfo,
 };
 
@@ -112,7 +113,9 @@ impl Server {
             store,
             cache,
             event_leases: EventLeases::default(),
+            quota_turns: Default::default(),
             metrics: Metrics::new(),
+            usage: Sampler::default(),
             shutdown: shutdown.clone(),
         });
         tokio::spawn(feed.run(shutdown.clone()));
@@ -202,8 +205,15 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let (state, user) = (self.state.clone(), self.user.clone());
+        // A part of this program names itself as upstream's does: its fields are booked under that name.
+        if let Some(agent) = user.component().and_then(|name| name.parse().ok()) {
+            request
+                .headers_mut()
+                .entry(http::header::USER_AGENT)
+                .or_insert(agent);
+        }
         Box::pin(async move { Ok(pipeline::serve(state, Some(user), request).await) })
     }
 }

@@ -8,8 +8,9 @@ use kernelet_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authn::Authenticator, authz::Authorizer, cache::WatchCache, config::ServerConfig,
-    leases::EventLeases, metrics::Metrics, registry::Snapshot,
+    admission::quota::Turns, authn::Authenticator, authz::Authorizer, cache::WatchCache,
+    config::ServerConfig, leases::EventLeases, metrics::Metrics, registry::Snapshot,
+    usage::Sampler,
 };
 
 /// Shared by all requests.
@@ -22,7 +23,10 @@ pub struct State {
     pub authn: Authenticator,
     pub authz: Authorizer,
     pub event_leases: EventLeases,
+    pub quota_turns: Turns,
     pub metrics: Metrics,
+    /// What nodes and pods use.
+    pub usage: Sampler,
     /// Ends open watches and the server's own tasks.
     pub shutdown: CancellationToken,
 }

@@ -117,11 +117,22 @@ fn actual(api_version: &str, kind: &str, expected: Option<&Gvk>) -> Result<Gvk, 
     }
 }
 
+/// The Go package of a group's internal types, which upstream's message names.
+fn internal_package(group: &str) -> &str {
+    match group {
+        "" | "events.k8s.io" => "core",
+        group => group.split('.').next().unwrap_or(group),
+    }
+}
+
 fn same_kind(gvk: &Gvk, expected: &Gvk) -> Result<(), ApiError> {
     if gvk.kind != expected.kind {
         let why = format!(
             "converting ({}.{}) to ({}.{}): unknown conversion",
-            gvk.version, gvk.kind, expected.version, expected.kind
+            gvk.version,
+            gvk.kind,
+            internal_package(&expected.group),
+            expected.kind
         );
         return Err(cannot_be_handled(gvk, Some(expected), &why));
     }

@@ -22,6 +22,14 @@ pub(super) fn decode(
 }
 
 /// Go's words for a syntax error.
+/// The literal that the text before a wrong byte has begun, and the character that should have stood there.
+fn broken_literal(before: &[u8]) -> Option<(&'static str, char)> {
+    ["null", "true", "false"].into_iter().find_map(|literal| {
+        let begun = (1..literal.len()).rfind(|n| before.ends_with(&literal.as_bytes()[..*n]))?;
+        Some((literal, char::from(literal.as_bytes()[begun])))
+    })
+}
+
 pub(super) fn message(error: &serde_json::Error, body: &[u8]) -> String {
     use serde_json::error::Category;
     if error.classify() == Category::Eof || body.is_empty() {
@@ -35,6 +43,14 @@ pub(super) fn message(error: &serde_json::Error, body: &[u8]) -> String {
     let at = (offset + error.column()).saturating_sub(1);
     match body.get(at) {
         Some(byte) if error.classify() == Category::Syntax => {
+            if error.to_string().starts_with("expected ident")
+                && let Some((literal, expected)) = broken_literal(&body[..at])
+            {
+                return format!(
+                    "invalid character {:?} in literal {literal} (expecting {expected:?})",
+                    char::from(*byte)
+                );
+            }
             let what = if error.to_string().starts_with("trailing characters") {
                 "after top-level value"
             } else if error.to_string().starts_with("key must be a string") {

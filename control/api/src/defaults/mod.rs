@@ -2,12 +2,14 @@
 //! absent here.
 
 mod pod;
+mod quota;
 
 use crate::{Value, meta::child_mut};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, json};
 
 pub use pod::{pod, pod_spec, pod_template};
+pub use quota::{limit_range, resource_quota};
 
 type Object = Map<String, Value>;
 

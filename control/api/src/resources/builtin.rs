@@ -13,6 +13,14 @@ const ALL_VERBS: [Verb; 8] = [
     Verb::Update,
     Verb::Watch,
 ];
+/// A proxy takes every method.
+const PROXY_VERBS: [Verb; 5] = [
+    Verb::Create,
+    Verb::Delete,
+    Verb::Get,
+    Verb::Patch,
+    Verb::Update,
+];
 const STATUS_VERBS: [Verb; 3] = [Verb::Get, Verb::Patch, Verb::Update];
 
 /// A stored resource with all verbs, to be completed by its row.
@@ -140,6 +148,7 @@ pub(super) fn resources(schema: &Schema) -> Vec<Resource> {
     all.extend(events(schema));
     all.extend(reviews(schema));
     all.extend(rest(schema));
+    all.extend(super::metrics::resources(schema));
     all
 }
 
@@ -184,6 +193,18 @@ fn core(schema: &Schema) -> Vec<Resource> {
         .short(&["ep"]),
         event(stored("Event", "events", event_hooks(base))),
         stored(
+            "LimitRange",
+            "limitranges",
+            Hooks {
+                default: defaults::limit_range,
+                validate: validate::quota::limit_range,
+                validate_update: validate::quota::limit_range_update,
+                strategy: UPSERT,
+                ..base
+            },
+        )
+        .short(&["limits"]),
+        stored(
             "Namespace",
             "namespaces",
             Hooks {
@@ -215,6 +236,11 @@ fn core(schema: &Schema) -> Vec<Resource> {
         )
         .cluster()
         .short(&["no"])
+        .sub(
+            "proxy",
+            Gvk::new("", "v1", "NodeProxyOptions"),
+            &PROXY_VERBS,
+        )
         .status()
         .select(&["metadata.name", "spec.unschedulable"]),
         stored(
@@ -234,7 +260,13 @@ fn core(schema: &Schema) -> Vec<Resource> {
         )
         .short(&["po"])
         .in_all()
+        .sub(
+            "attach",
+            Gvk::new("", "v1", "PodAttachOptions"),
+            &[Verb::Create, Verb::Get],
+        )
         .sub("binding", Gvk::new("", "v1", "Binding"), &[Verb::Create])
+        .own("ephemeralcontainers", &STATUS_VERBS)
         .sub(
             "eviction",
             Gvk::new("policy", "v1", "Eviction"),
@@ -246,6 +278,12 @@ fn core(schema: &Schema) -> Vec<Resource> {
             &[Verb::Create, Verb::Get],
         )
         .own("log", &[Verb::Get])
+        .sub(
+            "portforward",
+            Gvk::new("", "v1", "PodPortForwardOptions"),
+            &[Verb::Create, Verb::Get],
+        )
+        .sub("proxy", Gvk::new("", "v1", "PodProxyOptions"), &PROXY_VERBS)
         .status()
         .select(&[
             "metadata.name",
@@ -260,6 +298,20 @@ fn core(schema: &Schema) -> Vec<Resource> {
             "status.podIPs",
             "status.nominatedNodeName",
         ]),
+        stored(
+            "ResourceQuota",
+            "resourcequotas",
+            Hooks {
+                default: defaults::resource_quota,
+                validate: validate::quota::resource_quota,
+                validate_update: validate::quota::resource_quota_update,
+                validate_status: validate::quota::resource_quota_status,
+                strategy: WITH_STATUS,
+                ..base
+            },
+        )
+        .short(&["quota"])
+        .status(),
         stored(
             "Secret",
             "secrets",
@@ -305,6 +357,11 @@ fn core(schema: &Schema) -> Vec<Resource> {
         )
         .short(&["svc"])
         .in_all()
+        .sub(
+            "proxy",
+            Gvk::new("", "v1", "ServiceProxyOptions"),
+            &PROXY_VERBS,
+        )
         .status()
         .select(&[
             "metadata.name",
@@ -554,6 +611,10 @@ fn rest(schema: &Schema) -> Vec<Resource> {
                 default: defaults::priority_class,
                 validate: validate::policy::priority_class,
                 validate_update: validate::policy::priority_class_update,
+                strategy: Strategy {
+                    generation: true,
+                    ..UPSERT
+                },
                 ..base
             },
         )

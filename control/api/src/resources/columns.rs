@@ -240,7 +240,21 @@ pub(super) fn of(group: &str, kind: &str) -> Vec<Column> {
             IMAGES,
             LABEL_SELECTOR,
         ],
-        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => vec![
+        ("", "ResourceQuota") => vec![
+            NAME,
+            computed(
+                "Request",
+                "What is used of what may be requested.",
+                "quota.request",
+            ),
+            computed(
+                "Limit",
+                "What is used of what limits may be.",
+                "quota.limit",
+            ),
+            AGE,
+        ],
+        ("", "LimitRange") | ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => vec![
             NAME,
             column(
                 "Created At",
@@ -323,6 +337,24 @@ pub(super) fn of(group: &str, kind: &str) -> Vec<Column> {
                 "Whether its pods push others out.",
                 "preemptionPolicy",
             ),
+        ],
+        ("metrics.k8s.io", _) => vec![
+            Column {
+                description: "Name of the resource",
+                ..NAME
+            },
+            Column {
+                format: "quantity",
+                ..computed("cpu", "", "metrics.cpu")
+            },
+            Column {
+                format: "quantity",
+                ..computed("memory", "", "metrics.memory")
+            },
+            Column {
+                format: "duration",
+                ..text("Window", "", "window")
+            },
         ],
         _ => vec![NAME, AGE],
     }

@@ -2,6 +2,7 @@
 
 mod builtin;
 mod columns;
+mod metrics;
 
 use crate::{
     FieldError, Gvk, Schema, TypeId, Value,
@@ -60,7 +61,7 @@ pub enum Storage {
         group: String,
         resource: String,
     },
-    /// Answered by a function: the reviews.
+    /// Answered by a function, and never kept: the reviews, `metrics.k8s.io`.
     Virtual,
 }
 
@@ -282,17 +283,17 @@ impl Resource {
     ) -> Vec<FieldError> {
         let mut errors = validate::metadata_update(new, old);
         match subresource {
-            None => {
-                errors.extend((self.hooks.validate_update)(new, old));
-                // What was stored before the field was refused may stay.
-                let before = unimplemented::check(&self.kind, old);
-                errors.extend(
-                    unimplemented::check(&self.kind, new)
-                        .into_iter()
-                        .filter(|e| !before.contains(e)),
-                );
-            }
+            None => errors.extend((self.hooks.validate_update)(new, old)),
             Some(name) => errors.extend((self.hooks.validate_status)(new, old, name)),
+        }
+        if matches!(subresource, None | Some("ephemeralcontainers")) {
+            // What was stored before the field was refused may stay.
+            let before = unimplemented::check(&self.kind, old);
+            errors.extend(
+                unimplemented::check(&self.kind, new)
+                    .into_iter()
+                    .filter(|e| !before.contains(e)),
+            );
         }
         errors
     }

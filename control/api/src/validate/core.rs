@@ -250,7 +250,9 @@ pub fn node_update(new: &Value, old: &Value) -> Vec<FieldError> {
     }
     let (spec, before) = (new.get("spec"), old.get("spec"));
     let (cidrs, had) = (spec.get("podCIDRs"), before.get("podCIDRs"));
-    if had.len() > 0 && cidrs.value != had.value {
+    // The first of the list and the single field are one thing.
+    let (cidr, had_cidr) = (spec.get("podCIDR").text(), before.get("podCIDR").text());
+    if (had.len() > 0 && cidrs.value != had.value) || (!had_cidr.is_empty() && cidr != had_cidr) {
         errors
             .push(cidrs.forbidden("node updates may not change podCIDR except from \"\" to valid"));
     }

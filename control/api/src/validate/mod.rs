@@ -10,6 +10,7 @@ mod node;
 pub mod options;
 pub mod pod;
 pub mod policy;
+pub mod quota;
 pub mod rbac;
 pub mod reviews;
 pub mod service;

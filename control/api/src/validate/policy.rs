@@ -58,11 +58,23 @@ pub fn priority_class(object: &Value) -> Vec<FieldError> {
     let (name, value) = (root.get("metadata").get("name"), root.get("value"));
     let number = value.int().unwrap_or(0);
     if name.text().starts_with("system-") {
-        let known = SYSTEM.contains(&(name.text(), number)) && !root.get("globalDefault").is_true();
-        if !known {
-            errors.push(name.forbidden(format!(
-                "priority class names with 'system-' prefix are reserved for system use only. error: {} is not a known system priority class",
+        let known = SYSTEM.iter().find(|(system, _)| *system == name.text());
+        let why = match known {
+            None => Some(format!(
+                "{} is not a known system priority class",
                 name.text()
+            )),
+            Some((system, value)) if *value != number => {
+                Some(format!("value of {system} PriorityClass must be {value}"))
+            }
+            Some((system, _)) if root.get("globalDefault").is_true() => Some(format!(
+                "globalDefault of {system} PriorityClass must be false"
+            )),
+            Some(_) => None,
+        };
+        if let Some(why) = why {
+            errors.push(name.forbidden(format!(
+                "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
             )));
         }
     } else if number > HIGHEST_OF_USERS {

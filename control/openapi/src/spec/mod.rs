@@ -3,6 +3,7 @@
 //! Clients read these rarely and the documents are large, so each is made when it is first asked for and kept
 //! compressed. The index of v3 names every document's hash, for which all of them are made once.
 
+mod connect;
 mod descriptions;
 mod gnostic;
 mod parameters;

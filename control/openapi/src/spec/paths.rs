@@ -6,6 +6,7 @@ use kernelet_api::{
     schema::{Schema, TypeId},
 };
 
+use super::connect;
 use super::parameters::{
     DELETE, DELETE_COLLECTION, LIST, LOG, NAME, NAMESPACE, PATCH, PRETTY, Parameter, WRITE,
 };
@@ -194,6 +195,18 @@ impl<'a> Base<'a> {
             );
         }
         for sub in &resource.subresources {
+            if sub.name == "proxy" {
+                let names = connect::Names {
+                    tag: &self.tag,
+                    id: &self.id,
+                    gv: self.gv,
+                };
+                let path = format!("{scoped}/{plural}/{{name}}/proxy");
+                let mut parameters = parameters.clone();
+                parameters.retain(|parameter| parameter.name != PRETTY.name);
+                items.extend(connect::proxy(&names, resource, sub, path, parameters));
+                continue;
+            }
             let operations = self.subresource(resource, sub);
             push(
                 items,

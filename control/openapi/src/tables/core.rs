@@ -18,6 +18,26 @@ pub(super) fn cluster_ip(service: &Value) -> String {
         .to_owned()
 }
 
+/// `pods: 1/2, requests.cpu: 1/4`, of limits or of all others.
+pub(super) fn quota(object: &Value, limits: bool) -> String {
+    let hard = at(object, "status.hard").and_then(Value::as_object);
+    let used = at(object, "status.used");
+    let cells: Vec<String> = hard
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| name.starts_with("limits.") == limits)
+        .map(|(name, hard)| {
+            let used = used.and_then(|used| used.get(name)).and_then(Value::as_str);
+            format!(
+                "{name}: {}/{}",
+                used.unwrap_or("0"),
+                hard.as_str().unwrap_or_default()
+            )
+        })
+        .collect();
+    cells.join(", ")
+}
+
 /// `80:30080/TCP,443/TCP`
 pub(super) fn service_ports(service: &Value) -> String {
     let ports: Vec<String> = list(service, "spec.ports")

@@ -5,6 +5,7 @@
 
 mod cells;
 mod core;
+mod metrics;
 mod pod;
 mod row;
 mod workloads;

@@ -10,7 +10,7 @@ use kernelet_api::{
 
 use super::{
     cells::{self, at},
-    core, pod, workloads,
+    core, metrics, pod, workloads,
 };
 
 /// An object that is being printed.
@@ -51,6 +51,8 @@ impl<'o> Row<'o> {
         let (object, now) = (self.object, self.now);
         let pod = || self.pod.get_or_init(|| pod::Summary::of(object));
         Some(match name {
+            "quota.request" => core::quota(object, false).into(),
+            "quota.limit" => core::quota(object, true).into(),
             "pod.ready" => pod().ready().into(),
             "pod.status" => pod().status.as_str().into(),
             "pod.restarts" => pod().restarts(now).into(),
@@ -89,6 +91,8 @@ impl<'o> Row<'o> {
             "binding.serviceAccounts" => core::subjects(object, "ServiceAccount").into(),
             "csr.duration" => core::csr_duration(object).into(),
             "csr.condition" => core::csr_condition(object).into(),
+            "metrics.cpu" => metrics::usage(object, "cpu").into(),
+            "metrics.memory" => metrics::usage(object, "memory").into(),
             "event.lastSeen" => core::Event(object).last_seen(now).into(),
             "event.firstSeen" => core::Event(object).first_seen(now).into(),
             "event.object" => core::Event(object).target().into(),

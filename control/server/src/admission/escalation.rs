@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::{Operation, Request};
 use crate::{
     authz::{
-        Attributes, Decision, Target,
+        Attributes, Decision, Target, policy,
         rbac::RoleRef,
         rules::{Rule, quoted, uncovered},
     },
@@ -42,7 +42,7 @@ pub fn check(request: &Request<'_>, new: &Value, old: Option<&Value>) -> Result<
                     ));
                 }
             }
-            rules_of(new.get("rules"))
+            policy::rules_of(new)
         }
         "rolebindings" | "clusterrolebindings" => {
             if old.is_some_and(|old| {
@@ -92,15 +92,6 @@ pub fn check(request: &Request<'_>, new: &Value, old: Option<&Value>) -> Result<
         missing.join("\n")
     );
     Err(request.forbidden(name, why))
-}
-
-fn rules_of(rules: Option<&Value>) -> Vec<Rule> {
-    rules
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|rule| Rule::deserialize(rule).ok())
-        .collect()
 }
 
 /// Whether the user holds the verb that waives the check.

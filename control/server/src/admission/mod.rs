@@ -1,21 +1,25 @@
 //! Admission: what the cluster adds to a request's object, and what it refuses whoever asks.
 //!
-//! Mutating first (ServiceAccount, DefaultTolerationSeconds, Priority), then, on
-//! what defaulting and validation have made of it, validating (NamespaceLifecycle, NodeRestriction, privilege
-//! escalation, certificate approval).
+//! Mutating first (LimitRanger, ServiceAccount, Priority, DefaultTolerationSeconds), then, on what defaulting and
+//! validation have made of it, validating (NamespaceLifecycle, LimitRanger, NodeRestriction, PodSecurity,
+//! Priority, privilege escalation, certificate approval), and last, in the transaction that stores it, ResourceQuota.
 
 mod certificates;
 mod escalation;
+mod limit_ranger;
 mod namespace;
 mod node_restriction;
+mod pod_security;
 mod pods;
+mod priority;
+pub mod quota;
 pub mod services;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kernelet_api::{ApiError, Resource, Value, meta};
 
-use crate::{state::State, user::UserInfo};
+use crate::{cache::KeyRange, state::State, user::UserInfo};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -25,6 +29,7 @@ pub enum Operation {
 }
 
 /// A request as admission sees it.
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     pub state: &'a Arc<State>,
     pub user: &'a UserInfo,
@@ -33,6 +38,8 @@ pub struct Request<'a> {
     /// Empty for the resource itself.
     pub subresource: &'a str,
     pub namespace: &'a str,
+    /// Where what the client should be told is noted; nowhere, for what the server does by itself.
+    pub warnings: Option<&'a Mutex<Vec<String>>>,
 }
 
 impl Request<'_> {
@@ -44,10 +51,18 @@ impl Request<'_> {
         ApiError::forbidden(&self.resource.group, &self.resource.plural, name, why)
     }
 
+    fn warn(&self, text: String) {
+        if let Some(warnings) = self.warnings {
+            let mut warnings = warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            warnings.push(text);
+        }
+    }
+
     /// Changes `new` before it is validated.
     pub async fn mutate(&self, new: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
         // Whether the namespace is there comes first: everything else would only hide that it isn't.
         namespace::check(self, meta::name(new)).await?;
+        limit_ranger::mutate(self, new, old)?;
         if self.subresource.is_empty() && self.is("", "pods") {
             pods::mutate(self, new, old).await?;
         }
@@ -71,12 +86,13 @@ impl Request<'_> {
         if self.operation == Operation::Delete {
             namespace::check(self, meta::name(new)).await?;
         }
-        if let Some(node) = self.user.node_name() {
-            node_restriction::check(self, node, new, old)?;
-        }
+        self.restrict_node(new, old)?;
         if self.is("", "pods") {
             pods::validate(self, new)?;
         }
+        limit_ranger::validate(self, new, old)?;
+        pod_security::validate(self, new, old)?;
+        priority::validate(self, new)?;
         if self.resource.group == "rbac.authorization.k8s.io" {
             escalation::check(self, new, old)?;
         }
@@ -85,4 +101,51 @@ impl Request<'_> {
         }
         Ok(())
     }
+
+    /// NodeRestriction alone: for evictions, of which the pod is to be judged.
+    pub fn restrict_node(&self, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+        match self.user.node_name() {
+            Some(node) => node_restriction::check(self, node, new, old),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The objects of a namespaced core resource in the request's namespace.
+fn listed(request: &Request<'_>, plural: &str) -> Vec<Value> {
+    let Some(cache) = request.state.cache.resource(plural) else {
+        return vec![];
+    };
+    let range = KeyRange {
+        namespace: request.namespace,
+        after: "",
+    };
+    let (objects, _) = cache.list(range, 0, |_| true);
+    objects.iter().map(|object| object.tree()).collect()
+}
+
+/// Several reasons as upstream joins them: each once, in brackets if they are more than one.
+fn aggregate(errors: Vec<String>) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for error in errors {
+        if !told.contains(&error) {
+            told.push(error);
+        }
+    }
+    match told.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
+/// The name by which mutating admission calls a new object: one that is still to be generated isn't told yet.
+fn shown_name(object: &Value) -> &str {
+    const SUFFIX: usize = 5;
+    let (name, base) = (meta::name(object), meta::generate_name(object));
+    let made_of_it = !base.is_empty()
+        && name
+            .len()
+            .checked_sub(SUFFIX)
+            .is_some_and(|end| name.is_char_boundary(end) && base.starts_with(&name[..end]));
+    if made_of_it { base } else { name }
 }

@@ -6,8 +6,8 @@ use kernelet_api::{ApiError, Value, meta};
 use rand::RngExt;
 use serde_json::{Map, json};
 
-use super::{Operation, Request};
-use crate::cache::{CachedObject, KeyRange, ResourceCache};
+use super::{Operation, Request, priority};
+use crate::cache::{CachedObject, ResourceCache};
 
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: u64 = 3607;
@@ -23,13 +23,13 @@ pub async fn mutate(
     old: Option<&Value>,
 ) -> Result<(), ApiError> {
     if request.operation == Operation::Create {
-        priority(request, pod)?;
         if meta::annotations(pod).is_none_or(|annotations| !annotations.contains_key(MIRROR)) {
             service_account(request, pod).await?;
         }
     }
-    if request.operation == Operation::Create || old.is_some() {
-        tolerations(pod, old);
+    priority::mutate(request, pod, old)?;
+    if request.subresource.is_empty() {
+        tolerations(pod);
     }
     Ok(())
 }
@@ -52,80 +52,8 @@ pub fn validate(request: &Request<'_>, pod: &Value) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The priority of the pod's class, of the default class, or 0.
-fn priority(request: &Request<'_>, pod: &mut Value) -> Result<(), ApiError> {
-    let name = meta::name(pod).to_owned();
-    let spec = meta::child_mut(pod, "spec");
-    let class = spec
-        .get("priorityClassName")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned();
-    let classes = request
-        .state
-        .cache
-        .resource("scheduling.k8s.io/priorityclasses");
-    let found = if class.is_empty() {
-        classes.and_then(|classes| default_class(&classes))
-    } else {
-        let found = classes
-            .and_then(|classes| classes.get(&class))
-            .map(|object| object.tree());
-        Some(found.ok_or_else(|| {
-            request.forbidden(
-                &name,
-                format!("no PriorityClass with name {class} was found"),
-            )
-        })?)
-    };
-    let number = |class: &Value| {
-        class
-            .get("value")
-            .and_then(Value::as_i64)
-            .unwrap_or_default()
-    };
-    let priority = found.as_ref().map_or(0, number);
-    if let Some(own) = spec.get("priority").and_then(Value::as_i64)
-        && own != priority
-    {
-        let why = format!(
-            "the integer value of priority ({own}) must not be provided in pod spec; priority admission controller \
-             computed {priority} from the given PriorityClass name"
-        );
-        return Err(request.forbidden(&name, why));
-    }
-    spec.insert("priority".to_owned(), priority.into());
-    if let Some(found) = &found {
-        spec.insert("priorityClassName".to_owned(), meta::name(found).into());
-    }
-    let preemption = found
-        .as_ref()
-        .and_then(|class| class.get("preemptionPolicy"))
-        .cloned();
-    spec.entry("preemptionPolicy")
-        .or_insert_with(|| preemption.unwrap_or_else(|| "PreemptLowerPriority".into()));
-    Ok(())
-}
-
-/// Of several default classes the one with the lowest value, as upstream has it.
-fn default_class(classes: &ResourceCache) -> Option<Value> {
-    let everything = KeyRange {
-        namespace: "",
-        after: "",
-    };
-    let (objects, _) = classes.list(everything, 0, |_| true);
-    objects
-        .iter()
-        .map(|object| object.tree())
-        .filter(|class| class.get("globalDefault").and_then(Value::as_bool) == Some(true))
-        .min_by_key(|class| class.get("value").and_then(Value::as_i64))
-}
-
-fn tolerations(pod: &mut Value, old: Option<&Value>) {
-    // Of a pod that exists, tolerations can be added but never taken away; only a new one gets the defaults.
-    if old.is_some() {
-        return;
-    }
+/// On updates too: a manifest that replaces a pod needn't repeat them, and they can't be taken away.
+fn tolerations(pod: &mut Value) {
     let spec = meta::child_mut(pod, "spec");
     let list = spec.entry("tolerations").or_insert_with(|| json!([]));
     let Some(list) = list.as_array_mut() else {
@@ -311,7 +239,7 @@ mod tests {
     #[test]
     fn what_is_tolerated_already_is_not_added() {
         let mut pod = json!({"spec": {"tolerations": [{"key": NOT_READY, "operator": "Exists"}]}});
-        tolerations(&mut pod, None);
+        tolerations(&mut pod);
         let keys: Vec<&str> = pod["spec"]["tolerations"]
             .as_array()
             .unwrap()
@@ -320,7 +248,7 @@ mod tests {
             .collect();
         assert_eq!(keys, [NOT_READY, UNREACHABLE]);
         let mut all = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
-        tolerations(&mut all, None);
+        tolerations(&mut all);
         assert_eq!(all["spec"]["tolerations"].as_array().unwrap().len(), 1);
     }
 }

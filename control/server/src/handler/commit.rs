@@ -16,7 +16,7 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 
 impl Request<'_> {
     /// An object's stored form.
-    pub(super) fn stored_bytes(&self, object: Value) -> Result<Vec<u8>, ApiError> {
+    pub(crate) fn stored_bytes(&self, object: Value) -> Result<Vec<u8>, ApiError> {
         let stored = self.stored()?;
         let mut object = self
             .served
@@ -84,7 +84,17 @@ impl Request<'_> {
         key: &str,
         bytes: &[u8],
     ) -> Result<Arc<CachedObject>, ApiError> {
-        let revision = self.state.cache.applied();
+        self.transient_at(stored, key, bytes, self.state.cache.applied())
+    }
+
+    /// An object as it would be at that revision, which isn't written.
+    pub(super) fn transient_at(
+        &self,
+        stored: &Stored,
+        key: &str,
+        bytes: &[u8],
+        revision: i64,
+    ) -> Result<Arc<CachedObject>, ApiError> {
         self.object(stored, key, bytes, revision, LeaseId::NONE)
     }
 

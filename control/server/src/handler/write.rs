@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! create: decode → default → managedFields → mutating admission → default → system fields → validate
-//!         → validating admission → allocate → store
+//!         → validating admission → allocate and charge → store
 //! update: (new object from the old one) → preconditions → the same, again from the newest object when the
 //!         compare is lost → store
 //! ```
@@ -10,10 +10,10 @@
 //! The first attempt of an update takes the old object from the cache; before any refusal that the old object
 //! could have caused, the store's own is read and the attempt made again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use http::{Response, StatusCode};
-use kernelet_api::{ApiError, FieldError, Gvk, Value, meta};
+use kernelet_api::{ApiError, FieldError, Gvk, Value, meta, prune};
 use kernelet_patch::{FieldManager, keep_unchanged_times};
 use kernelet_store::{Compare, LeaseId, Op, Put, Range, Revision, Txn};
 use rand::RngExt;
@@ -25,7 +25,7 @@ use super::{
     read::{now_text, store_error},
 };
 use crate::{
-    admission::{self, Operation, services::Claims},
+    admission::{self, Operation, quota::Charges, services::Claims},
     body::ResponseBody,
     cache::{self, CachedObject},
     http::negotiate::{Endpoint, Form},
@@ -51,6 +51,8 @@ pub struct Request<'a> {
     pub dry_run: DryRun,
     pub manager: String,
     pub pipeline: Pipeline,
+    /// Where what the client should be told is noted; nowhere, for what the server does by itself.
+    pub warnings: Option<&'a Mutex<Vec<String>>>,
 }
 
 /// How much of the pipeline a write goes through.
@@ -121,6 +123,7 @@ impl<'a> Request<'a> {
             dry_run: options.dry_run,
             manager: call.manager(&options.field_manager),
             pipeline: Pipeline::Full,
+            warnings: Some(&call.warnings),
         }
     }
 
@@ -143,10 +146,11 @@ impl<'a> Request<'a> {
             resource: &self.served.resource,
             subresource: self.subresource.unwrap_or_default(),
             namespace: self.namespace,
+            warnings: self.warnings,
         }
     }
 
-    fn invalid(&self, name: &str, errors: &[FieldError]) -> ApiError {
+    pub(super) fn invalid(&self, name: &str, errors: &[FieldError]) -> ApiError {
         ApiError::invalid(
             &self.served.resource.group,
             &self.served.resource.kind,
@@ -187,10 +191,9 @@ impl<'a> Request<'a> {
         let resource = &self.served.resource;
         self.check_namespace(&object)?;
         if !meta::resource_version(&object).is_empty() {
-            return Err(ApiError::bad_request(
-                "resourceVersion should not be set on objects to be created",
-            )
-            .into());
+            // Upstream gives it no code of its own.
+            let why = "resourceVersion should not be set on objects to be created";
+            return Err(ApiError::new(500, "", why).into());
         }
         if resource.namespaced {
             meta::set(&mut object, "namespace", self.namespace);
@@ -220,6 +223,7 @@ impl<'a> Request<'a> {
                 .validate(&new, None)
                 .await?;
             let claims = Claims::of_create(self, &mut new).await?;
+            let charges = Charges::of(self, &new, None).await?;
             let key = Stored::cache_key(self.namespace, &name);
             let bytes = self.stored_bytes(new)?;
             let exists = || {
@@ -246,7 +250,10 @@ impl<'a> Request<'a> {
                 failure: vec![Op::Range(Range::key(store_key))],
             };
             claims.add_to(&mut txn);
+            charges.add_to(&mut txn);
             let response = self.state.store.txn(txn).await.map_err(store_error)?;
+            // Whoever waits to be charged need not wait for the cache too.
+            drop(charges);
             if response.succeeded {
                 let object = self
                     .committed(stored, &key, &bytes, response.revision, lease)
@@ -303,10 +310,12 @@ impl<'a> Request<'a> {
                 Ok(Attempt::Write {
                     bytes,
                     claims,
+                    charges,
                     delete,
                 }) => {
                     if self.dry_run == DryRun::All {
-                        let object = self.transient(stored, &key, &bytes)?;
+                        // Nothing is written: it keeps its revision.
+                        let object = self.transient_at(stored, &key, &bytes, current.revision)?;
                         return Ok(Written::new(object, false));
                     }
                     let store_key = stored.store_key(&key);
@@ -325,7 +334,9 @@ impl<'a> Request<'a> {
                         failure: vec![Op::Range(Range::key(store_key))],
                     };
                     claims.add_to(&mut txn);
+                    charges.add_to(&mut txn);
                     let response = self.state.store.txn(txn).await.map_err(store_error)?;
+                    drop(charges);
                     if !response.succeeded {
                         old = match live_of(&response) {
                             Some(kv) => cache::from_kv(kv, &key, &stored.indexer),
@@ -366,11 +377,16 @@ impl<'a> Request<'a> {
         change: &(dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync),
     ) -> Result<Attempt, ApiError> {
         let resource = &self.served.resource;
-        let old = self
+        let mut old = self
             .served
             .resource
             .convert(current.tree(), &self.gvk())
             .map_err(ApiError::internal)?;
+        // What is stored has the nulls that Go writes; here, what is null is absent.
+        let schema = &self.snapshot.api.schema;
+        if let Some(ty) = schema.by_gvk(&self.gvk()) {
+            prune::prune(schema, ty, &mut old);
+        }
         let mut new = change(&old)?;
         if self.pipeline == Pipeline::Raw {
             let bytes = self.stored_bytes(new)?;
@@ -380,6 +396,7 @@ impl<'a> Request<'a> {
             return Ok(Attempt::Write {
                 bytes,
                 claims: Claims::default(),
+                charges: Charges::default(),
                 delete: false,
             });
         }
@@ -430,6 +447,11 @@ impl<'a> Request<'a> {
         } else {
             Claims::of_update(self, &old, &mut new).await?
         };
+        let charges = if delete {
+            Charges::default()
+        } else {
+            Charges::of(self, &new, Some(&old)).await?
+        };
         let bytes = self.stored_bytes(new)?;
         if !delete && current.stored_equals(&bytes) {
             return Ok(Attempt::Unchanged);
@@ -437,6 +459,7 @@ impl<'a> Request<'a> {
         Ok(Attempt::Write {
             bytes,
             claims,
+            charges,
             delete,
         })
     }
@@ -474,6 +497,7 @@ enum Attempt {
     Write {
         bytes: Vec<u8>,
         claims: Claims,
+        charges: Charges,
         delete: bool,
     },
 }

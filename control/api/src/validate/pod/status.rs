@@ -91,7 +91,9 @@ fn addresses(list: &Node<'_>, errors: &mut Errors) {
     let mut seen = BTreeSet::new();
     for item in list.each() {
         let ip = item.get("ip");
-        errors.messages(&item, names::ip(ip.text()));
+        for message in names::ip(ip.text()) {
+            errors.push(FieldError::invalid(&item.path, ip.text(), message));
+        }
         if !seen.insert(ip.text()) {
             errors.push(FieldError::duplicate(&item.path, item.value.clone()));
         }

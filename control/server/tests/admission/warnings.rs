@@ -1,0 +1,1 @@
+//! Warning headers of risky and deprecated fields.
