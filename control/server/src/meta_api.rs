@@ -16,8 +16,11 @@ use crate::{
 };
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-const OPENAPI_V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+// Clients ask with an `@` before the version, which is no media type; the answer has a dot, as upstream's.
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const OPENAPI_V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+
+const JWKS: &str = "application/jwk-set+json";
 
 /// Upstream's release whose API is served.
 pub const GIT_VERSION: &str = concat!("v1.35.0+kernelet.", env!("CARGO_PKG_VERSION"));
@@ -81,29 +84,47 @@ async fn route(
         ["metrics"] => {
             let objects = snapshot.served().filter_map(|served| {
                 let stored = served.stored.as_ref()?;
-                Some((stored.prefix.replace('/', "."), stored.cache.len()))
+                // `deployments.apps`, as upstream names what it stores.
+                let name = match stored.prefix.split_once('/') {
+                    Some((group, plural)) => format!("{plural}.{group}"),
+                    None => stored.prefix.clone(),
+                };
+                Some((name, stored.cache.len()))
             });
             let text = state.metrics.render(objects, state.cache.applied());
             Ok(respond::bytes(
                 StatusCode::OK,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                "text/plain; version=0.0.4; charset=utf-8",
                 text,
             ))
         }
-        [".well-known", "openid-configuration"] => document(json!({
-            "issuer": state.authn.tokens.issuer(),
-            "jwks_uri": format!("https://{}:{}/openid/v1/jwks", state.config.advertise, state.config.port),
-            "response_types_supported": ["id_token"],
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
-        })),
-        ["openid", "v1", "jwks"] => Ok(respond::bytes(
-            StatusCode::OK,
-            "application/jwk-set+json",
-            state.authn.tokens.jwks().to_string(),
-        )),
+        [".well-known", "openid-configuration"] => {
+            let jwks = format!(
+                "https://{}/openid/v1/jwks",
+                std::net::SocketAddr::new(state.config.advertise, state.config.port)
+            );
+            let about = json!({
+                "issuer": state.authn.tokens.issuer(),
+                "jwks_uri": jwks,
+                "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["ES256"],
+            });
+            Ok(published(JSON, about))
+        }
+        ["openid", "v1", "jwks"] => Ok(published(JWKS, state.authn.tokens.jwks())),
         _ => return None,
     })
+}
+
+/// What relying parties fetch to verify ServiceAccounts' tokens; they may keep it for an hour.
+fn published(content_type: &'static str, value: Value) -> Response<ResponseBody> {
+    let mut response = respond::bytes(StatusCode::OK, content_type, value.to_string());
+    response.headers_mut().insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=3600"),
+    );
+    response
 }
 
 fn object(
@@ -126,6 +147,7 @@ fn index(snapshot: &crate::registry::Snapshot) -> Value {
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
+        "/openid/v1/jwks",
         "/readyz",
         "/version",
     ]

@@ -18,7 +18,10 @@ use kernelet_pki::PeerCertificates;
 use tokio::time;
 
 use crate::{
-    authz::{Attributes, Decision, Target},
+    authn::{
+        impersonation::{impersonate, without_credentials},
+        legacy,
+    },
     body::{self, BoxError, ReadError, ResponseBody},
     handler::{self, Call, Failure},
     http::{
@@ -45,22 +48,14 @@ pub async fn serve<B>(
     request: Request<B>,
 ) -> Response<ResponseBody>
 where
-    B: Body<Data = Bytes> + Send,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let started = Instant::now();
-    let _inflight = state.metrics.request_started();
+    let _inflight = state.metrics.request_started(request.method());
     let (parts, body) = request.into_parts();
     let head = parts.method == Method::HEAD;
-    let mut labels = RequestLabels {
-        verb: parts.method.as_str().to_ascii_lowercase(),
-        group: String::new(),
-        version: String::new(),
-        resource: String::new(),
-        subresource: String::new(),
-        scope: "",
-        code: 0,
-    };
+    let mut labels = RequestLabels::of_method(&parts.method);
     let run = answer(&state, user, &parts, body, &mut labels);
     let mut response = match AssertUnwindSafe(run).catch_unwind().await {
         Ok(response) => response,
@@ -97,7 +92,7 @@ async fn answer<B>(
     labels: &mut RequestLabels,
 ) -> Response<ResponseBody>
 where
-    B: Body<Data = Bytes> + Send,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     match try_answer(state, user, parts, body, labels).await {
@@ -127,7 +122,7 @@ async fn try_answer<B>(
     labels: &mut RequestLabels,
 ) -> Result<Response<ResponseBody>, Failure>
 where
-    B: Body<Data = Bytes> + Send,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     if parts
@@ -150,8 +145,9 @@ where
     let query = Query::parse(parts.uri.query().unwrap_or_default()).map_err(|error| bad(&error))?;
     let info =
         RequestInfo::parse(&parts.method, parts.uri.path(), &query).map_err(|error| bad(&error))?;
-    label(labels, &info);
-    let user = impersonate(state, user, &parts.headers)?;
+    let snapshot = state.registry.load_full();
+    labels.understand(&info, &snapshot, &query, &parts.headers);
+    let user = impersonate(&state.authz, user, &parts.headers)?;
     state
         .authz
         .check(&user, &info, query.get("fieldSelector").unwrap_or_default())?;
@@ -160,7 +156,6 @@ where
             meta_api::handle(state, &parts.method, &info.path, &query, &parts.headers).await?,
         );
     };
-    let snapshot = state.registry.load_full();
     let served = snapshot
         .get(&target.gvr.group, &target.gvr.resource)
         .filter(|served| served.version(&target.gvr.version).is_some())
@@ -170,7 +165,14 @@ where
         // Authorisation sees a namespace as lying in itself; it is stored as every cluster-scoped object is.
         target.namespace.clear();
     }
-    let body = match time::timeout(REQUEST_TIMEOUT, body::read(body)).await {
+    // What is proxied passes piece by piece, however long it takes.
+    let (stream, body) = if target.subresource == "proxy" {
+        (Some(handler::proxy::body(body)), Ok(Ok(Bytes::new())))
+    } else {
+        let body = time::timeout(REQUEST_TIMEOUT, body::read(body)).await;
+        (None, body)
+    };
+    let body = match body {
         Ok(Ok(body)) => body,
         Ok(Err(ReadError::TooLarge)) => {
             let limit = body::MAX_REQUEST_BYTES;
@@ -192,11 +194,15 @@ where
         verb: info.verb,
         target,
         query,
-        headers: parts.headers.clone(),
+        headers: without_credentials(&parts.headers),
         body,
         upgrade: parts.extensions.get::<OnUpgrade>().cloned(),
         warnings: Mutex::default(),
+        labels: labels.clone(),
     };
+    if let Some(body) = stream {
+        return handler::proxy::handle(&call, parts, body).await;
+    }
     let mut response = match time::timeout(timeout(&call)?, handler::handle(&call)).await {
         Ok(response) => response?,
         Err(_) => {
@@ -222,21 +228,6 @@ where
     Ok(response)
 }
 
-fn label(labels: &mut RequestLabels, info: &RequestInfo) {
-    labels.verb = info.verb.to_owned();
-    if let Some(target) = &info.resource {
-        labels.group.clone_from(&target.gvr.group);
-        labels.version.clone_from(&target.gvr.version);
-        labels.resource.clone_from(&target.gvr.resource);
-        labels.subresource.clone_from(&target.subresource);
-        labels.scope = match (target.name.is_empty(), target.namespace.is_empty()) {
-            (false, _) => "resource",
-            (true, false) => "namespace",
-            (true, true) => "cluster",
-        };
-    }
-}
-
 /// `timeout=5s`, if it is shorter than the server's own.
 fn timeout(call: &Call) -> Result<Duration, ApiError> {
     let Some(text) = call.query.non_empty("timeout") else {
@@ -260,106 +251,21 @@ fn timeout(call: &Call) -> Result<Duration, ApiError> {
     })
 }
 
-fn authenticate(state: &State, parts: &Parts) -> Result<Arc<UserInfo>, ApiError> {
-    state
+fn authenticate(state: &Arc<State>, parts: &Parts) -> Result<Arc<UserInfo>, ApiError> {
+    let peer = parts.extensions.get::<PeerCertificates>();
+    let found = state
         .authn
-        .authenticate(&parts.headers, parts.extensions.get::<PeerCertificates>())
-        .map(Arc::new)
-        .map_err(|error| {
-            tracing::debug!(uri = %parts.uri, %error, "a request has no identity");
-            ApiError::unauthorized()
-        })
-}
-
-/// `Impersonate-User` and its like: allowed to whoever may `impersonate` each of them.
-fn impersonate(
-    state: &State,
-    user: Arc<UserInfo>,
-    headers: &HeaderMap,
-) -> Result<Arc<UserInfo>, ApiError> {
-    let text = |value: &HeaderValue| {
-        value
-            .to_str()
-            .map(str::to_owned)
-            .map_err(|_| ApiError::bad_request("an Impersonate header is not text"))
-    };
-    let one = |name: &str| headers.get(name).map(text).transpose();
-    let name = one("impersonate-user")?.unwrap_or_default();
-    let uid = one("impersonate-uid")?.unwrap_or_default();
-    let groups = headers
-        .get_all("impersonate-group")
-        .iter()
-        .map(text)
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut extra: Vec<(String, String)> = Vec::new();
-    for (header, value) in headers {
-        if let Some(key) = header.as_str().strip_prefix("impersonate-extra-") {
-            let key = percent_encoding::percent_decode_str(key)
-                .decode_utf8_lossy()
-                .into_owned();
-            extra.push((key, text(value)?));
-        }
-    }
-    if name.is_empty() {
-        if groups.is_empty() && uid.is_empty() && extra.is_empty() {
-            return Ok(user);
-        }
-        return Err(ApiError::new(
-            500,
-            "InternalError",
-            "requested impersonation of groups, uid or extra without impersonating a user",
-        ));
-    }
-    let check = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
-        let attributes = Attributes {
-            user: &user,
-            verb: "impersonate",
-            target: Target::Resource {
-                group,
-                resource,
-                subresource,
-                namespace,
-                name,
-                field_selector: "",
-            },
-        };
-        match state.authz.decide(&attributes) {
-            Decision::Allow(_) => Ok(()),
-            Decision::No(reason) => Err(attributes.forbidden(&reason)),
-        }
-    };
-    let mut other = UserInfo {
-        name,
-        uid,
-        groups,
-        ..UserInfo::default()
-    };
-    match other
-        .as_service_account()
-        .map(|(namespace, account)| (namespace.to_owned(), account.to_owned()))
-    {
-        Some((namespace, account)) => {
-            check("", "serviceaccounts", "", &namespace, &account)?;
-            if other.groups.is_empty() {
-                other.groups = UserInfo::service_account(&namespace, &account, "").groups;
+        .authenticate(&parts.headers, peer, parts.uri.path());
+    match found {
+        Ok(identity) => {
+            if let Some(secret) = &identity.legacy_secret {
+                legacy::note_use(state, secret);
             }
+            Ok(Arc::new(identity.user))
         }
-        None => check("", "users", "", "", &other.name)?,
-    }
-    for group in &other.groups {
-        let implied =
-            other.as_service_account().is_some() && group.starts_with("system:serviceaccounts");
-        if !implied && group != crate::user::SYSTEM_AUTHENTICATED {
-            check("", "groups", "", "", group)?;
+        Err(error) => {
+            tracing::debug!(uri = %parts.uri, %error, "a request has no identity");
+            Err(ApiError::unauthorized())
         }
     }
-    if !other.uid.is_empty() {
-        check("authentication.k8s.io", "uids", "", "", &other.uid)?;
-    }
-    for (key, value) in extra {
-        check("authentication.k8s.io", "userextras", &key, "", &value)?;
-        other.extra.entry(key).or_default().push(value);
-    }
-    other.authenticated();
-    Ok(Arc::new(other))
 }

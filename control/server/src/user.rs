@@ -15,6 +15,10 @@ pub struct UserInfo {
 pub const SYSTEM_MASTERS: &str = "system:masters";
 /// Every identity that authentication has accepted is in this group.
 pub const SYSTEM_AUTHENTICATED: &str = "system:authenticated";
+/// The group of requests without an identity, where those are let in.
+pub const SYSTEM_UNAUTHENTICATED: &str = "system:unauthenticated";
+/// The user name of requests without an identity.
+pub const ANONYMOUS: &str = "system:anonymous";
 /// The group of every node's identity.
 pub const SYSTEM_NODES: &str = "system:nodes";
 /// What a node's user name starts with; the node's name follows.
@@ -89,6 +93,15 @@ impl UserInfo {
         self.name
             .strip_prefix(NODE_USER_PREFIX)
             .filter(|name| !name.is_empty() && self.in_group(SYSTEM_NODES))
+    }
+
+    /// What the component of this identity is called, if it is one of a cluster's own.
+    pub(crate) fn component(&self) -> Option<&str> {
+        match self.name.strip_prefix("system:")? {
+            name @ ("kube-scheduler" | "kube-controller-manager") => Some(name),
+            "apiserver" => Some("kube-apiserver"),
+            _ => self.node_name().map(|_| "kubelet"),
+        }
     }
 
     /// `(namespace, name)` if this is a ServiceAccount's user name.

@@ -20,10 +20,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::user::UserInfo;
+use super::legacy::{self, LegacyClaims};
+use crate::{authz::rules::quoted, user::UserInfo};
 
 /// Signatures that were verified are remembered for so many tokens.
 const REMEMBERED: usize = 4096;
+/// How much clocks may differ, upstream's figure.
+const LEEWAY_SECONDS: i64 = 60;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claims {
@@ -48,25 +51,42 @@ pub struct Bound {
     pub pod: Option<Ref>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub secret: Option<Ref>,
-    /// With a pod: the node that it ran on.
+    /// With a pod: the node that it ran on, without a uid if the node's object isn't there.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub node: Option<Ref>,
+    /// The end that was asked for, of a token that was given a later one.
+    #[serde(rename = "warnafter", skip_serializing_if = "Option::is_none", default)]
+    pub warn_after: Option<i64>,
+}
+
+/// A token with a good signature.
+#[derive(Clone, Debug)]
+pub enum Verified {
+    Bound(Arc<Claims>),
+    Legacy(Arc<LegacyClaims>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ref {
     pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty", default)]
     pub uid: String,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
+    #[error("the token is of another issuer")]
+    NotOurs,
     #[error("the token can't be verified")]
     Invalid(#[source] jsonwebtoken::errors::Error),
-    #[error("the token has expired or isn't valid yet")]
-    Time,
-    #[error("the token is for another audience")]
-    Audience,
+    #[error("service account token has expired")]
+    Expired,
+    #[error("service account token is not valid yet")]
+    NotYet,
+    #[error("token audiences {has} is invalid for the target audiences {wanted}")]
+    Audience { has: String, wanted: String },
+    #[error("the token is for the API server alone")]
+    ImplicitAudience,
     #[error("the ServiceAccount keys are not usable")]
     Keys(#[source] jsonwebtoken::errors::Error),
     #[error("signing the token")]
@@ -80,21 +100,22 @@ pub struct Tokens {
     header: Header,
     validation: Validation,
     issuer: String,
-    public_pem: String,
-    verified: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
+    public_der: Vec<u8>,
+    verified: Mutex<HashMap<[u8; 32], Verified>>,
 }
 
 impl Tokens {
     pub fn new(keys: &ServiceAccountKeys, issuer: &str) -> Result<Tokens, TokenError> {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = None;
-        header.kid = Some(hex(&Sha256::digest(keys.public_pem.as_bytes())[..16]));
+        let public_der = der(&keys.public_pem);
+        header.kid = Some(URL_SAFE_NO_PAD.encode(Sha256::digest(&public_der)));
         let mut validation = Validation::new(Algorithm::ES256);
-        validation.set_issuer(&[issuer]);
+        validation.set_issuer(&[issuer, legacy::ISSUER]);
         // Time and audience are judged on every use, also of a remembered token; here only the signature is.
         validation.validate_aud = false;
         validation.validate_exp = false;
-        validation.set_required_spec_claims(&["iss", "sub", "aud", "exp"]);
+        validation.set_required_spec_claims(&["iss", "sub"]);
         Ok(Tokens {
             encoding: EncodingKey::from_ec_pem(keys.private_pem.as_bytes())
                 .map_err(TokenError::Keys)?,
@@ -103,21 +124,15 @@ impl Tokens {
             header,
             validation,
             issuer: issuer.to_owned(),
-            public_pem: keys.public_pem.clone(),
+            public_der,
             verified: Mutex::default(),
         })
     }
 
     /// The public key as a JSON Web Key Set, for whoever verifies tokens elsewhere.
     pub fn jwks(&self) -> Value {
-        let base64: String = self
-            .public_pem
-            .lines()
-            .filter(|line| !line.starts_with("-----"))
-            .collect();
         // A P-256 SubjectPublicKeyInfo ends with the point's two coordinates.
-        let der = STANDARD.decode(base64).unwrap_or_default();
-        let point = &der[der.len().saturating_sub(64)..];
+        let point = &self.public_der[self.public_der.len().saturating_sub(64)..];
         let (x, y) = point.split_at(point.len() / 2);
         json!({"keys": [{
             "use": "sig", "kty": "EC", "crv": "P-256", "alg": "ES256", "kid": self.header.kid,
@@ -162,42 +177,80 @@ impl Tokens {
     }
 
     /// Signature, issuer and time. Audience and bound objects are the caller's.
-    pub fn verify(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+    pub fn verify(&self, token: &str) -> Result<Verified, TokenError> {
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let known = self.lock().get(&digest).cloned();
-        let claims = match known {
-            Some(claims) => claims,
+        let verified = match known {
+            Some(verified) => verified,
             None => {
-                let data = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
-                    .map_err(TokenError::Invalid)?;
-                let claims = Arc::new(data.claims);
-                let mut verified = self.lock();
-                if verified.len() >= REMEMBERED {
-                    verified.clear();
+                let verified = self.decode(token)?;
+                let mut all = self.lock();
+                if all.len() >= REMEMBERED {
+                    all.clear();
                 }
-                verified.insert(digest, claims.clone());
-                claims
+                all.insert(digest, verified.clone());
+                verified
             }
         };
-        let now = Timestamp::now().as_second();
-        if claims.exp <= now || claims.nbf > now + 60 {
-            return Err(TokenError::Time);
+        if let Verified::Bound(claims) = &verified {
+            let now = Timestamp::now().as_second();
+            if claims.exp < now - LEEWAY_SECONDS {
+                return Err(TokenError::Expired);
+            }
+            if claims.nbf > now + LEEWAY_SECONDS {
+                return Err(TokenError::NotYet);
+            }
         }
-        Ok(claims)
+        Ok(verified)
     }
 
-    /// Which of the wanted audiences (none: this server's) a token is for.
-    pub fn accepted_audiences(&self, claims: &Claims, wanted: &[String]) -> Vec<String> {
+    fn decode(&self, token: &str) -> Result<Verified, TokenError> {
+        match issuer_of(token) {
+            Some(issuer) if issuer == self.issuer => {
+                jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
+                    .map(|data| Verified::Bound(Arc::new(data.claims)))
+            }
+            Some(issuer) if issuer == legacy::ISSUER => {
+                jsonwebtoken::decode::<LegacyClaims>(token, &self.decoding, &self.validation)
+                    .map(|data| Verified::Legacy(Arc::new(data.claims)))
+            }
+            _ => return Err(TokenError::NotOurs),
+        }
+        .map_err(TokenError::Invalid)
+    }
+
+    /// Which of the wanted audiences (none: this server's) a token is for; at least one.
+    pub fn accepted_audiences(
+        &self,
+        claims: &Claims,
+        wanted: &[String],
+    ) -> Result<Vec<String>, TokenError> {
         let own = [self.issuer.clone()];
         let wanted = if wanted.is_empty() { &own[..] } else { wanted };
-        wanted
+        let accepted: Vec<String> = wanted
             .iter()
             .filter(|audience| claims.aud.contains(audience))
             .cloned()
-            .collect()
+            .collect();
+        if accepted.is_empty() {
+            return Err(TokenError::Audience {
+                has: quoted(&claims.aud),
+                wanted: quoted(wanted),
+            });
+        }
+        Ok(accepted)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Arc<Claims>>> {
+    /// Which of the wanted audiences (none: all) are this server's: what credentials that name none are for.
+    pub fn own_audiences(&self, wanted: &[String]) -> Vec<String> {
+        if wanted.is_empty() || wanted.contains(&self.issuer) {
+            vec![self.issuer.clone()]
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Verified>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -229,8 +282,24 @@ impl Claims {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// What a token says of its issuer, unverified: it only decides what to verify it as.
+fn issuer_of(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Issuer {
+        iss: String,
+    }
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let issuer: Issuer = serde_json::from_slice(&payload).ok()?;
+    Some(issuer.iss)
+}
+
+/// The bytes within PEM.
+fn der(pem: &str) -> Vec<u8> {
+    let base64: String = pem
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .collect();
+    STANDARD.decode(base64).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -252,25 +321,38 @@ mod tests {
             pod: None,
             secret: None,
             node: None,
+            warn_after: None,
         }
     }
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    fn issue(tokens: &Tokens, since: Timestamp) -> String {
+        tokens.issue(bound(), vec![], HOUR, since).unwrap().0
+    }
+
     #[test]
     fn a_token_says_who_and_for_whom() {
         let tokens = Tokens::new(&keys(), "https://issuer").unwrap();
-        let (token, _) = tokens
-            .issue(bound(), vec![], HOUR, Timestamp::now())
-            .unwrap();
-        let claims = tokens.verify(&token).unwrap();
+        let token = issue(&tokens, Timestamp::now());
+        let Verified::Bound(claims) = tokens.verify(&token).unwrap() else {
+            panic!("not a bound token");
+        };
         assert_eq!(claims.user().name, "system:serviceaccount:ns:sa");
         assert!(claims.user().in_group("system:serviceaccounts:ns"));
-        assert_eq!(tokens.accepted_audiences(&claims, &[]), ["https://issuer"]);
-        assert!(
-            tokens
-                .accepted_audiences(&claims, &["vault".to_owned()])
-                .is_empty()
+        let accepted = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|&w| w.to_owned()).collect();
+            let found = tokens.accepted_audiences(&claims, &wanted);
+            found.map_err(|error| error.to_string())
+        };
+        assert_eq!(accepted(&[]).unwrap(), ["https://issuer"]);
+        assert_eq!(
+            accepted(&["vault", "https://issuer"]).unwrap(),
+            ["https://issuer"]
+        );
+        assert_eq!(
+            accepted(&["vault"]).unwrap_err(),
+            r#"token audiences ["https://issuer"] is invalid for the target audiences ["vault"]"#
         );
     }
 
@@ -278,35 +360,36 @@ mod tests {
     fn foreign_changed_and_late_tokens_are_refused() {
         let tokens = Tokens::new(&keys(), "https://issuer").unwrap();
         let other = Tokens::new(&keys(), "https://issuer").unwrap();
-        let (foreign, _) = other
-            .issue(bound(), vec![], HOUR, Timestamp::now())
-            .unwrap();
+        let foreign = issue(&other, Timestamp::now());
         assert!(matches!(
             tokens.verify(&foreign),
             Err(TokenError::Invalid(_))
         ));
-        let (token, _) = tokens
-            .issue(bound(), vec![], HOUR, Timestamp::now())
-            .unwrap();
-        let (head, signature) = token.rsplit_once('.').unwrap();
-        let changed = format!("{head}A.{signature}");
+        let token = issue(&tokens, Timestamp::now());
+        let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
+        let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(&parts[1]).unwrap()).unwrap();
+        parts[1] = URL_SAFE_NO_PAD.encode(claims.replace("\"sa\"", "\"sb\""));
         assert!(matches!(
-            tokens.verify(&changed),
+            tokens.verify(&parts.join(".")),
             Err(TokenError::Invalid(_))
         ));
         let past = Timestamp::from_second(Timestamp::now().as_second() - 7200).unwrap();
-        let (late, _) = tokens.issue(bound(), vec![], HOUR, past).unwrap();
-        assert!(matches!(tokens.verify(&late), Err(TokenError::Time)));
+        let late = tokens.verify(&issue(&tokens, past));
+        assert!(matches!(late, Err(TokenError::Expired)));
+        let coming = Timestamp::from_second(Timestamp::now().as_second() + 600).unwrap();
+        let early = tokens.verify(&issue(&tokens, coming));
+        assert!(matches!(early, Err(TokenError::NotYet)));
+        assert!(matches!(tokens.verify("a.b.c"), Err(TokenError::NotOurs)));
     }
 
     #[test]
     fn the_published_key_verifies_tokens() {
         let tokens = Tokens::new(&keys(), "https://issuer").unwrap();
-        let (token, _) = tokens
-            .issue(bound(), vec![], HOUR, Timestamp::now())
-            .unwrap();
+        let token = issue(&tokens, Timestamp::now());
         let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_value(tokens.jwks()).unwrap();
         let key = DecodingKey::from_jwk(&jwks.keys[0]).unwrap();
+        let head = jsonwebtoken::decode_header(&token).unwrap();
+        assert_eq!(head.kid, jwks.keys[0].common.key_id);
         assert!(jsonwebtoken::decode::<Claims>(&token, &key, &tokens.validation).is_ok());
     }
 
@@ -315,9 +398,7 @@ mod tests {
         let keys = keys();
         let tokens = Tokens::new(&keys, "https://issuer").unwrap();
         let other = Tokens::new(&keys, "https://else").unwrap();
-        let (token, _) = other
-            .issue(bound(), vec![], HOUR, Timestamp::now())
-            .unwrap();
-        assert!(matches!(tokens.verify(&token), Err(TokenError::Invalid(_))));
+        let token = issue(&other, Timestamp::now());
+        assert!(matches!(tokens.verify(&token), Err(TokenError::NotOurs)));
     }
 }

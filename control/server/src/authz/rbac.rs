@@ -122,12 +122,17 @@ impl Rbac {
 
     /// Every rule that the user holds in a namespace (and everywhere).
     pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
+        self.rules_and_missing(user, namespace).0
+    }
+
+    /// The same, and the roles that the user's bindings refer to and that don't exist, told.
+    pub fn rules_and_missing(&self, user: &UserInfo, namespace: &str) -> (Vec<Rule>, Vec<String>) {
         let mut rules = Vec::new();
-        self.visit(user, namespace, &mut |bound| {
+        let missing = self.visit(user, namespace, &mut |bound| {
             rules.extend_from_slice(bound.rules);
             true
         });
-        rules
+        (rules, missing)
     }
 
     /// The rules of a role that a binding in `namespace` (empty: a ClusterRoleBinding) refers to.

@@ -16,6 +16,7 @@ use super::{
     created_status,
 };
 use crate::{
+    admission::{self, Operation},
     body::ResponseBody,
     cache::{CachedObject, KeyRange},
     http::negotiate::Endpoint,
@@ -51,6 +52,16 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         .cache
         .get(&Stored::cache_key(namespace, name))
         .ok_or_else(|| call.not_found())?;
+    admission::Request {
+        state: &call.state,
+        user: &call.user,
+        operation: Operation::Create,
+        resource: &call.served.resource,
+        subresource: "eviction",
+        namespace,
+        warnings: Some(&call.warnings),
+    }
+    .restrict_node(&pod.tree(), None)?;
     if !ignores_budgets(&pod.tree()) {
         take_from_budget(call, &pod, &options).await?;
     }

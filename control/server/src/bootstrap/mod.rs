@@ -1,13 +1,14 @@
 //! What every cluster has: system namespaces and priorities, default roles and bindings, and the `kubernetes` Service with its
 //! endpoints. Made at start through the same write path as everything else, as the server's own identity.
 
+mod policy;
+
 use std::{net::IpAddr, sync::Arc};
 
 use kernelet_api::{ApiError, Value, meta};
 use serde_json::json;
 
 use crate::{
-    authz::policy,
     handler::{Pipeline, WriteRequest, params::DryRun},
     state::State,
     user::UserInfo,
@@ -26,7 +27,6 @@ const PRIORITIES: [(&str, i64, &str); 2] = [
         "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
     ),
 ];
-const RBAC: &str = "rbac.authorization.k8s.io";
 const MANAGER: &str = "kube-apiserver";
 
 /// What couldn't be made.
@@ -59,25 +59,7 @@ pub async fn run(state: &Arc<State>) -> Result<(), Failed> {
         )
         .await?;
     }
-    for role in policy::cluster_roles() {
-        let wanted = role.clone();
-        ensure(state, &user, RBAC, "clusterroles", role, &move |old| {
-            mended_role(old, &wanted)
-        })
-        .await?;
-    }
-    for binding in policy::cluster_role_bindings() {
-        let wanted = binding.clone();
-        ensure(
-            state,
-            &user,
-            RBAC,
-            "clusterrolebindings",
-            binding,
-            &move |old| mended_binding(old, &wanted),
-        )
-        .await?;
-    }
+    policy::reconcile(state, &user).await?;
     kubernetes_service(state, &user).await
 }
 
@@ -118,6 +100,7 @@ async fn ensure(
         dry_run: DryRun::No,
         manager: MANAGER.to_owned(),
         pipeline: Pipeline::Full,
+        warnings: None,
     };
     let change = |old: &Value| Ok(mend(old).unwrap_or_else(|| old.clone()));
     match request.update(&name, None, &change).await {
@@ -127,73 +110,6 @@ async fn ensure(
         },
         Err(failure) => Err(failed(failure.error)),
         Ok(_) => Ok(()),
-    }
-}
-
-/// The role with the rules it lacks.
-fn mended_role(old: &Value, wanted: &Value) -> Option<Value> {
-    if policy::leave_alone(old) {
-        return None;
-    }
-    let mut new = old.clone();
-    if let Some(rule) = wanted.get("aggregationRule") {
-        new["aggregationRule"] = rule.clone();
-    } else {
-        let mut rules = old
-            .get("rules")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
-        for rule in wanted
-            .get("rules")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            if !rules.contains(rule) {
-                rules.push(rule.clone());
-            }
-        }
-        new["rules"] = rules.into();
-    }
-    with_labels(&mut new, wanted);
-    Some(new)
-}
-
-/// The binding with the subjects it lacks.
-fn mended_binding(old: &Value, wanted: &Value) -> Option<Value> {
-    if policy::leave_alone(old) {
-        return None;
-    }
-    let mut new = old.clone();
-    let mut subjects = old
-        .get("subjects")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    for subject in wanted
-        .get("subjects")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        if !subjects.contains(subject) {
-            subjects.push(subject.clone());
-        }
-    }
-    new["subjects"] = subjects.into();
-    with_labels(&mut new, wanted);
-    Some(new)
-}
-
-fn with_labels(new: &mut Value, wanted: &Value) {
-    if let Some(labels) = meta::labels(wanted).cloned()
-        && let Some(own) = meta::metadata_mut(new)
-            .entry("labels")
-            .or_insert_with(|| json!({}))
-            .as_object_mut()
-    {
-        own.extend(labels);
     }
 }
 
