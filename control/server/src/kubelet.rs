@@ -23,8 +23,8 @@ const ERROR_TEXT: usize = 16 * 1024;
 /// Where a node serves the kubelet API: its InternalIP and the port it publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    address: IpAddr,
-    port: u16,
+    pub address: IpAddr,
+    pub port: u16,
 }
 
 impl Endpoint {

@@ -28,6 +28,7 @@ mod registry;
 mod request;
 mod server;
 mod state;
+mod usage;
 mod user;
 
 pub use body::{BoxError, ResponseBody};

@@ -176,6 +176,7 @@ mod two {
             field("description", 4, Form::Text),
             field("default", 5, Form::Yaml),
             field("required", 19, Form::Texts),
+            field("enum", 20, Form::Yamls),
             field(
                 "additionalProperties",
                 21,
@@ -352,6 +353,7 @@ mod three {
         fields: &[
             field("uniqueItems", 20, Form::Bool),
             field("required", 23, Form::Texts),
+            field("enum", 24, Form::Yamls),
             field("type", 25, Form::Text),
             field("allOf", 26, Form::Choices(schema_or_reference)),
             field("oneOf", 27, Form::Choices(schema_or_reference)),

@@ -5,6 +5,7 @@
 
 mod connect;
 mod descriptions;
+mod enums;
 mod gnostic;
 mod parameters;
 mod paths;

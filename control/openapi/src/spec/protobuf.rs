@@ -35,6 +35,8 @@ pub(super) enum Form {
     Choices(Choice),
     /// A message that holds the value's text form as YAML in field 2; JSON is YAML.
     Yaml,
+    /// Such a message for each item of a list.
+    Yamls,
     /// Anything else, by hand.
     Custom(fn(&Value) -> Vec<u8>),
 }
@@ -96,6 +98,11 @@ fn write_field(out: &mut Vec<u8>, number: u32, form: Form, value: &Value) {
             }
         }
         Form::Yaml => put_bytes(out, number, &yaml(value)),
+        Form::Yamls => {
+            for item in value.as_array().into_iter().flatten() {
+                put_bytes(out, number, &yaml(item));
+            }
+        }
         Form::Custom(write) => {
             let bytes = write(value);
             if !bytes.is_empty() {

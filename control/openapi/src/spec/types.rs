@@ -8,7 +8,7 @@ use kernelet_api::{
 };
 use serde_json::{Map, json};
 
-use super::descriptions::Descriptions;
+use super::{descriptions::Descriptions, enums};
 
 /// The differences between the two.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -155,8 +155,22 @@ impl<'s> Types<'s> {
 
     fn property(&mut self, ty: &str, field: &Field) -> Value {
         let mut schema = self.of_type(&field.ty);
+        let values = enums::of(ty, &field.name);
         if let Some(description) = self.descriptions.of_field(ty, &field.name) {
+            let description = match values.is_empty() {
+                true => description.to_owned(),
+                false => enums::described(description, &values),
+            };
             schema.insert("description".to_owned(), json!(description));
+        }
+        if !values.is_empty() {
+            schema.insert("enum".to_owned(), json!(values));
+        }
+        let of_items = enums::of(ty, &format!("{}[]", field.name));
+        if !of_items.is_empty()
+            && let Some(items) = schema.get_mut("items").and_then(Value::as_object_mut)
+        {
+            items.insert("enum".to_owned(), json!(of_items));
         }
         if self.dialect == Dialect::V3 {
             let default = field.default.clone().or_else(|| implied_default(field));

@@ -1,4 +1,4 @@
-//! `pods/exec`: checked and authorised here, granted by the node, then bytes both ways.
+//! `pods/exec`, `attach` and `portforward`: checked and authorised here, granted by the node, then bytes both ways.
 //!
 //! What the bytes are is between client and node: the headers of the upgrade are passed on as they are, both ways, and
 //! so is a node's refusal, whose text clients print.
@@ -39,7 +39,18 @@ const TERMS: [HeaderName; 6] = [
 /// A pod's subresource that is a session with its node.
 pub async fn connect(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     let (namespace, name) = (call.target.namespace.as_str(), call.target.name.as_str());
-    let Found { container, node } = container::find(call).await?;
+    let forwards = call.target.subresource == "portforward";
+    let (node, place) = match forwards {
+        true => {
+            let node = container::find_node(call).await?;
+            (node, format!("/portForward/{namespace}/{name}"))
+        }
+        false => {
+            let Found { container, node } = container::find(call).await?;
+            let what = &call.target.subresource;
+            (node, format!("/{what}/{namespace}/{name}/{container}"))
+        }
+    };
     let Some(node) = node else {
         let text = format!("pod {name} does not have a host assigned");
         return Err(ApiError::bad_request(text).into());
@@ -48,14 +59,15 @@ pub async fn connect(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     let Some(client) = call.upgrade.clone() else {
         return Err(ApiError::bad_request("Upgrade request required").into());
     };
-    let path = format!(
-        "/{}/{namespace}/{name}/{container}{}",
-        call.target.subresource,
-        options(call)?
-    );
-    let method = match call.verb {
-        "create" => Method::POST,
-        _ => Method::GET,
+    let options = match forwards {
+        true => ports(call)?,
+        false => options(call)?,
+    };
+    let path = format!("{place}{options}");
+    // A WebSocket begins with nothing but GET (RFC 6455), whatever the verb is called here.
+    let method = match call.headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+        true => Method::GET,
+        false => Method::POST,
     };
     let tls = call.state.config.kubelet_client.clone();
     match kubelet::upgrade(tls, endpoint, method, &path, terms(&call.headers)).await? {
@@ -87,7 +99,24 @@ fn terms(headers: &HeaderMap) -> HeaderMap {
     passed
 }
 
-/// PodExecOptions in the words of the kubelet's API.
+/// PodPortForwardOptions in the words of the kubelet's API.
+fn ports(call: &Call) -> Result<String, ApiError> {
+    let mut ports: Vec<String> = Vec::new();
+    for list in call.query.all("ports").filter(|list| !list.is_empty()) {
+        for port in list.split(',') {
+            let port: i32 = port.parse().map_err(|_| {
+                ApiError::bad_request(format!("unable to parse {list:?} as a list of ports"))
+            })?;
+            ports.push(port.to_string());
+        }
+    }
+    Ok(match ports.is_empty() {
+        true => String::new(),
+        false => format!("?port={}", ports.join(",")),
+    })
+}
+
+/// PodExecOptions and PodAttachOptions in the words of the kubelet's API.
 fn options(call: &Call) -> Result<String, ApiError> {
     let query = &call.query;
     let mut text = String::new();
@@ -119,7 +148,8 @@ fn options(call: &Call) -> Result<String, ApiError> {
     Ok(text)
 }
 
-async fn splice(client: OnUpgrade, node: OnUpgrade) {
+/// Copies bytes both ways until either side ends.
+pub(super) async fn splice(client: OnUpgrade, node: OnUpgrade) {
     let (client, node) = match tokio::try_join!(client, node) {
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "a session's upgrade failed"),

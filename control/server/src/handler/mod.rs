@@ -5,10 +5,12 @@
 
 pub mod encode;
 pub mod params;
+pub mod proxy;
 pub mod read;
 pub mod select;
 
 mod commit;
+mod computed;
 mod connect;
 mod container;
 mod delete;
@@ -42,6 +44,7 @@ use crate::{
         negotiate::{self, Endpoint, Form, Output},
         respond,
     },
+    metrics::RequestLabels,
     query::Query,
     registry::{Served, Snapshot, Stored},
     request::ResourceInfo,
@@ -64,6 +67,8 @@ pub struct Call {
     /// The connection itself, for the sessions that take it over. In process there is none.
     pub upgrade: Option<OnUpgrade>,
     pub warnings: Mutex<Vec<String>>,
+    /// How the request is counted.
+    pub labels: RequestLabels,
 }
 
 /// An error, and, for a list that can go on in another way, how.
@@ -224,6 +229,8 @@ pub async fn handle(call: &Call) -> Result<Response<ResponseBody>, Failure> {
     if call.served.stored.is_none() {
         return match call.verb {
             "create" => reviews::create(call).await,
+            "get" if call.served.resource.has(Verb::Get) => computed::handle(call).await,
+            "list" if call.served.resource.has(Verb::List) => computed::handle(call).await,
             _ => Err(call.not_supported().into()),
         };
     }

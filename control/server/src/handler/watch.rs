@@ -100,7 +100,7 @@ pub async fn watch(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         timer: Box::pin(time::sleep_until(first_timer)),
         ready: VecDeque::new(),
         ended: false,
-        _open: call.state.metrics.watch_opened(),
+        _open: call.state.metrics.long_running(&call.labels),
     };
     let body = stream::unfold(watch, |mut watch| async move {
         watch.next().await.map(|chunk| (chunk, watch))
