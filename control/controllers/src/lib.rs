@@ -16,6 +16,7 @@ mod namespace_defaults;
 mod namespaces;
 mod node;
 mod podgc;
+mod quota;
 mod replicaset;
 mod run;
 

@@ -7,7 +7,7 @@ use crate::{
     inventory::Inventory,
     namespace_defaults, namespaces,
     node::{Cidr, eviction, ipam, lifecycle},
-    podgc, replicaset,
+    podgc, quota, replicaset,
 };
 use kernelet_client::Informers;
 use kube::Client;
@@ -79,7 +79,8 @@ pub async fn run_shared(
         if let Some(inventory) = Inventory::start(&everything).await {
             tokio::join!(
                 garbage::run(everything.clone(), inventory.clone()),
-                namespaces::run(everything, inventory),
+                namespaces::run(everything.clone(), inventory.clone()),
+                quota::run(everything, inventory),
             );
         }
     });

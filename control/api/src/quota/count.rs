@@ -106,6 +106,11 @@ impl Counter {
         }
     }
 
+    /// Whether the number of objects tells all: each of them counts the same.
+    pub fn needs_only_numbers(&self) -> bool {
+        self.how == How::Object
+    }
+
     /// Of those resources the ones that this counts, sorted.
     pub fn matching<'n>(&self, names: impl Iterator<Item = &'n str>) -> BTreeSet<String> {
         names

@@ -40,6 +40,10 @@ pub(crate) enum Refusal {
     NoNames,
     #[error("usages did not match {0}")]
     Usages(&'static str),
+    #[error("invalid usage for client certificate: {0}")]
+    InvalidUsage(String),
+    #[error("missing required usage for client certificate: client auth")]
+    MissingUsage,
     #[error("the signer does not sign for the group system:masters")]
     Masters,
 }
@@ -134,9 +138,15 @@ pub(crate) fn check(spec: &CertificateSigningRequestSpec) -> Result<Request, Ref
                 return Err(Refusal::Masters);
             }
             let allowed = ["client auth", "digital signature", "key encipherment"];
-            let foreign = usages.iter().any(|usage| !allowed.contains(usage));
-            if foreign || !usages.contains("client auth") {
-                return Err(Refusal::Usages("client auth"));
+            let wanted = spec.usages.iter().flatten();
+            if let Some(foreign) = wanted
+                .into_iter()
+                .find(|usage| !allowed.contains(&usage.as_str()))
+            {
+                return Err(Refusal::InvalidUsage(foreign.clone()));
+            }
+            if !usages.contains("client auth") {
+                return Err(Refusal::MissingUsage);
             }
         }
     }

@@ -74,6 +74,8 @@ pub(crate) struct Consequences {
     pub look_at: Vec<Uid>,
     /// A namespace that holds nothing any more.
     pub emptied: Option<Box<str>>,
+    /// The namespace that an object is gone from.
+    pub removed_from: Option<Box<str>>,
 }
 
 impl Graph {
@@ -164,6 +166,9 @@ impl Graph {
             .look_at
             .extend(self.waiting_owners(&node.owners));
         let namespace = &node.key.namespace;
+        if !namespace.is_empty() {
+            consequences.removed_from = Some(namespace.clone());
+        }
         if let Some(count) = self.per_namespace.get_mut(namespace) {
             *count -= 1;
             if *count == 0 {

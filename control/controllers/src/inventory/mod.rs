@@ -68,7 +68,11 @@ pub(crate) struct Inventory {
     /// Namespaces that became empty.
     pub emptied: Queue<ObjectKey>,
     synced: watch::Sender<usize>,
+    /// Told the namespace of each object that is gone.
+    removals: Mutex<Vec<Removal>>,
 }
+
+type Removal = Box<dyn Fn(&str) + Send>;
 
 impl Inventory {
     /// Learns the kinds and begins to watch them. Tries until the server answers; `None` on
@@ -81,6 +85,7 @@ impl Inventory {
             changed: Queue::default(),
             emptied: Queue::default(),
             synced: watch::Sender::new(0),
+            removals: Mutex::default(),
         });
         for (id, kind) in inventory.kinds.iter().enumerate() {
             if kind.watched {
@@ -133,6 +138,12 @@ impl Inventory {
         })
     }
 
+    /// Calls `told` with the namespace of every namespaced object that goes from now on.
+    pub(crate) fn on_removed(&self, told: impl Fn(&str) + Send + 'static) {
+        let mut removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+        removals.push(Box::new(told));
+    }
+
     fn listed(&self, kind: KindId, objects: Vec<ObjectMeta>) {
         let here: HashSet<_> = objects.iter().filter_map(|meta| meta.uid.clone()).collect();
         let known = self.graph().of_kind(kind);
@@ -161,6 +172,10 @@ impl Inventory {
         let consequences = self.graph().remove(uid);
         for uid in consequences.look_at {
             self.changed.add(uid);
+        }
+        if let Some(namespace) = consequences.removed_from {
+            let removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+            removals.iter().for_each(|told| told(&namespace));
         }
         if let Some(namespace) = consequences.emptied {
             self.emptied.add(ObjectKey::cluster(namespace));
