@@ -11,6 +11,7 @@
 //! **Invariant:** a stopped or dead shim never hangs a caller: each call has a deadline, and the end of
 //! the shim's process ends all of them.
 
+mod attach;
 mod cleanup;
 mod connection;
 mod create;
@@ -19,6 +20,7 @@ mod exec;
 mod shim;
 mod spawn;
 
+pub use attach::{AttachWish, Attached};
 pub use cleanup::{Leftovers, cleanup};
 pub use error::{AdoptError, CleanupError, ShimError, SpawnError};
 pub use exec::{Exec, ExecIo};

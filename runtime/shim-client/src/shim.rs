@@ -224,7 +224,7 @@ impl Shim {
         }
     }
 
-    async fn call(
+    pub(crate) async fn call(
         &self,
         name: &'static str,
         call: Call,

@@ -39,8 +39,11 @@ pub(crate) struct Container {
     pub process: Option<Process>,
     pub log: Option<Log>,
     waiting: Option<Waiting>,
-    /// What a container that wants a stdin reads from: held open, so that it doesn't see an end.
-    _stdin: Option<OwnedFd>,
+    /// The other end of what a container that wants a stdin reads from: held open, so that it doesn't see an end.
+    /// With a terminal, what to write to.
+    pub stdin: Option<OwnedFd>,
+    /// The controlling end of its terminal.
+    terminal: Option<OwnedFd>,
     oom_counter: Option<OwnedFd>,
 }
 
@@ -103,7 +106,7 @@ impl Pod {
         }
         let Stdio {
             mut log,
-            stdin,
+            mut stdin,
             ends,
         } = self.stdio(&plan, passed)?;
         let filter = match filter.map(|bytes| Filter::from_bytes(&bytes)).transpose() {
@@ -137,7 +140,12 @@ impl Pod {
         let mut waiting = kernelet_container::create(&plan, made)?;
         let pid = waiting.process.pid;
         let mut answers = vec![duplicate(waiting.process.pidfd.as_fd())?];
+        let mut terminal = None;
         if let Some(control) = waiting.terminal.take() {
+            terminal = Some(duplicate(control.as_fd())?);
+            if plan.stdin {
+                stdin = Some(duplicate(control.as_fd())?);
+            }
             match &plan.log {
                 Some(to) => log = Some(Log::of_terminal(self.logs.as_fd(), to, control)?),
                 None => answers.push(control),
@@ -158,7 +166,8 @@ impl Pod {
             process: Some(process),
             log,
             waiting: Some(waiting),
-            _stdin: stdin,
+            stdin,
+            terminal,
             oom_counter,
         };
         self.publish(&container);
@@ -286,9 +295,12 @@ impl Pod {
         };
         container.process = None;
         container.waiting = None;
+        container.stdin = None;
         if let Some(log) = &mut container.log {
             log.drain();
+            log.detach();
         }
+        container.terminal = None;
         let kills = container
             .oom_counter
             .as_ref()
@@ -345,6 +357,38 @@ impl Pod {
         }
         self.records.delete(id)?;
         Ok((Answer::Done, Vec::new()))
+    }
+
+    /// One client more of a running container.
+    pub(crate) fn attach(
+        &mut self,
+        id: &ContainerId,
+        stdin: bool,
+        outputs: Vec<(&'static str, OwnedFd)>,
+    ) -> Answered {
+        self.get(id)?;
+        let container = self.containers.get_mut(id).expect("looked up above");
+        if !matches!(container.state.phase, Phase::Running { .. }) {
+            return Err(failure(
+                FailureKind::Conflict,
+                format!("container {id} is not running"),
+            ));
+        }
+        let stdin = container.stdin.as_ref().filter(|_| stdin);
+        let handed = container.terminal.as_ref().or(stdin);
+        let answer = Answer::Attached {
+            stdin: stdin.is_some(),
+            terminal: container.terminal.is_some(),
+        };
+        let handed = handed.map(|fd| duplicate(fd.as_fd())).transpose()?;
+        for (stream, pipe) in outputs {
+            match &mut container.log {
+                Some(log) => log.attach(stream, pipe)?,
+                // Its output goes to whoever has made it; what the client gets is its end.
+                None => drop(pipe),
+            }
+        }
+        Ok((answer, handed.into_iter().collect()))
     }
 
     /// A container's pidfd has become readable.

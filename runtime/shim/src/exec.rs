@@ -139,8 +139,11 @@ impl Pod {
         }
     }
 
-    /// Kills execs whose time is over.
+    /// Kills execs whose time is over, and cuts off clients that read nothing.
     pub(crate) fn expire(&mut self, now: Instant) {
+        for log in self.containers.values_mut().filter_map(|c| c.log.as_mut()) {
+            log.taps.expire(now);
+        }
         for exec in self.execs.values_mut() {
             if !exec.timed_out && exec.deadline.is_some_and(|deadline| deadline <= now) {
                 exec.timed_out = true;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! agent ── SOCK_SEQPACKET ── server ─► pod ─► container ─► kernelet-container (clone3 …)
-//!                                      │         └─► log (CRI files)
+//!                                      │         └─► log (CRI files) ─► tap (who is attached)
 //!                                      └─► record (the disk, before anybody is told)
 //! ```
 //! One thread, one poll loop, no async runtime: it must be small, and nothing may interleave with the
@@ -22,6 +22,7 @@ pub mod record;
 mod sandbox;
 mod server;
 mod session;
+mod tap;
 mod time;
 mod volume;
 pub mod wire;

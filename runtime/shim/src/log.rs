@@ -20,7 +20,7 @@ use kernelet_spec::LogPlan;
 use kernelet_sys::{SysError, fd, process, socket};
 use nix::{errno::Errno, fcntl::OFlag};
 
-use crate::time;
+use crate::{tap::Taps, time};
 
 /// Longer lines are split into parts, as in other CRI runtimes.
 const LINE: usize = 16 << 10;
@@ -32,6 +32,7 @@ const CHUNK: usize = 16 << 10;
 pub(crate) struct Log {
     file: LogFile,
     streams: Vec<Stream>,
+    pub taps: Taps,
 }
 
 #[derive(Debug)]
@@ -70,7 +71,13 @@ impl Log {
             ends.push(write);
         }
         let ends: [OwnedFd; 2] = ends.try_into().expect("two streams make two ends");
-        Ok((Log { file, streams }, ends))
+        let taps = Taps::default();
+        let log = Log {
+            file,
+            streams,
+            taps,
+        };
+        Ok((log, ends))
     }
 
     /// The same for a terminal: both streams are one there, and it is called stdout.
@@ -88,15 +95,32 @@ impl Log {
         Ok(Log {
             file: LogFile::open(dir, plan)?,
             streams: vec![stream],
+            taps: Taps::default(),
         })
     }
 
-    /// What to poll: the index is for [`Log::read`].
+    /// What to poll: the index is for [`Log::read`]. Not what a client holds back.
     pub(crate) fn pipes(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
         self.streams
             .iter()
             .enumerate()
+            .filter(|(_, stream)| !self.taps.hold(stream.name))
             .map(|(index, stream)| (index, stream.pipe.as_fd()))
+    }
+
+    /// Copies of a stream go to this pipe, too, from now on. Of one that has ended: its end.
+    pub(crate) fn attach(&mut self, stream: &'static str, pipe: OwnedFd) -> Result<(), SysError> {
+        match self.streams.iter().any(|own| own.name == stream) {
+            true => self.taps.add(stream, pipe),
+            false => Ok(()),
+        }
+    }
+
+    /// The container has ended: who is attached gets what is left, and the end.
+    pub(crate) fn detach(&mut self) {
+        for stream in ["stdout", "stderr"] {
+            self.taps.end(stream);
+        }
     }
 
     /// Takes one chunk of a stream to the file.
@@ -111,6 +135,7 @@ impl Log {
                 Read::Closed
             }
             Ok(n) => {
+                self.taps.write(stream.name, &chunk[..n]);
                 let (out, lines) = stream.format(&chunk[..n]);
                 self.file.append(&out, lines);
                 Read::Some
@@ -127,6 +152,7 @@ impl Log {
     /// A stream has ended, perhaps in the middle of a line.
     fn finish(&mut self, index: usize) {
         let stream = self.streams.remove(index);
+        self.taps.end(stream.name);
         if !stream.pending.is_empty() {
             let mut out = Vec::new();
             push_line(&mut out, stream.name, 'F', &stream.pending);

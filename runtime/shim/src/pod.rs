@@ -121,6 +121,25 @@ impl Pod {
                 done
             }
             Call::Remove(id) => self.remove(&id),
+            Call::Attach {
+                id,
+                stdin,
+                stdout,
+                stderr,
+            } => {
+                let outputs = [("stdout", stdout), ("stderr", stderr)];
+                let mut pipes = Vec::new();
+                for (stream, _) in outputs.into_iter().filter(|(_, wanted)| *wanted) {
+                    pipes.push((stream, taken.one(stream)?));
+                }
+                self.attach(&id, stdin, pipes)
+            }
+            Call::CloseStdin(id) => {
+                if let Some(container) = self.containers.get_mut(&id) {
+                    container.stdin = None;
+                }
+                done
+            }
             Call::Hello { .. } | Call::Shutdown => {
                 Err(failure(FailureKind::Invalid, "is not a call to a pod"))
             }

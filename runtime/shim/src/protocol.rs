@@ -59,6 +59,16 @@ pub enum Call {
     Remove(ContainerId),
     /// Ends the shim, if no container of it lives.
     Shutdown,
+    /// Copies of a container's output from now on, and its stdin. Descriptors: the writing ends of pipes for stdout
+    /// and stderr, as far as `true` here. With a terminal all output is stdout.
+    Attach {
+        id: ContainerId,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    },
+    /// Nobody will write to the container's stdin any more.
+    CloseStdin(ContainerId),
 }
 
 /// How many descriptors a cgroup join has: a v2 folder, and a `tasks` file per v1 hierarchy.
@@ -162,6 +172,12 @@ pub enum Answer {
         pid: i32,
     },
     Done,
+    /// Descriptor: with `terminal` its controlling end, to be written to when `stdin` is `true`, and never to be
+    /// read; else with `stdin` the writing end of the container's stdin.
+    Attached {
+        stdin: bool,
+        terminal: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

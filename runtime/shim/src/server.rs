@@ -40,6 +40,7 @@ enum Source {
     Init,
     Container(ContainerId),
     Log(ContainerId, usize),
+    Tap(ContainerId, usize),
     Exec(u64),
     Capture(u64),
 }
@@ -121,6 +122,14 @@ impl Server {
             for (index, pipe) in container.log.iter().flat_map(|log| log.pipes()) {
                 add(Source::Log(id.clone(), index), pipe, readable);
             }
+            for (index, pipe, waits) in container.log.iter().flat_map(|log| log.taps.pipes()) {
+                let flags = if waits {
+                    PollFlags::POLLOUT
+                } else {
+                    PollFlags::empty()
+                };
+                add(Source::Tap(id.clone(), index), pipe, flags);
+            }
             if let Some(process) = &container.process {
                 add(
                     Source::Container(id.clone()),
@@ -147,12 +156,9 @@ impl Server {
         }
         add(Source::Listener, self.listener.as_fd(), readable);
         let now = Instant::now();
-        let next = self
-            .pod
-            .execs
-            .values()
-            .filter_map(|exec| exec.left(now))
-            .min();
+        let execs = self.pod.execs.values().filter_map(|exec| exec.left(now));
+        let logs = self.pod.containers.values().flat_map(|c| &c.log);
+        let next = execs.chain(logs.filter_map(|log| log.taps.left(now))).min();
         let timeout = match next {
             // Rounded up: a poll that ends just before the deadline would only spin.
             Some(left) => PollTimeout::try_from(left + std::time::Duration::from_millis(1))
@@ -189,6 +195,12 @@ impl Server {
                 {
                     // An index may have moved since the poll; the pipes don't block, so that is harmless.
                     log.read(index);
+                }
+            }
+            Source::Tap(id, index) => {
+                let container = self.pod.containers.get_mut(&id);
+                if let Some(log) = container.and_then(|c| c.log.as_mut()) {
+                    log.taps.react(index, flags.contains(PollFlags::POLLERR));
                 }
             }
             Source::Capture(id) => {

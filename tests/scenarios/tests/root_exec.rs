@@ -52,8 +52,11 @@ fn digest(data: &[u8]) -> String {
 
 /// Runs `kubectl` with this input; code, output, errors.
 fn fed(machine: &Machine, args: &[&str], input: Vec<u8>) -> (i32, Vec<u8>, String) {
-    let mut child = machine
-        .kubectl_command(args)
+    feed(machine.kubectl_command(args), input)
+}
+
+fn feed(mut kubectl: Command, input: Vec<u8>) -> (i32, Vec<u8>, String) {
+    let mut child = kubectl
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -176,8 +179,36 @@ spec:
         "{gone:?}"
     );
 
-    // Ten megabytes in and out again, and the end of stdin ends `cat`.
+    // The same over SPDY, which older clients speak.
+    let spdy = |args: &[&str]| {
+        let mut all = vec!["exec", "box", "--"];
+        all.extend(args);
+        let mut command = machine.kubectl_command(&all);
+        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
+        let output = command.output().expect("kubectl runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code().unwrap_or(-1),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let (code, out, err) = spdy(&["sh", "-c", "echo out $WHO; echo err >&2; exit 3"]);
+    assert_eq!((code, out.as_str()), (3, "out main\n"), "{err}");
+    assert!(
+        err.contains("err\n") && err.contains("command terminated with exit code 3"),
+        "{err}"
+    );
+    let (code, _, err) = spdy(&["no-such-program"]);
+    assert!(code != 0 && err.contains("no-such-program"), "{err}");
     let data = noise(10 << 20);
+    let mut command = machine.kubectl_command(&["exec", "-i", "box", "--", "cat"]);
+    command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
+    let (code, out, stderr) = feed(command, data.clone());
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!((out.len(), digest(&out)), (data.len(), digest(&data)));
+
+    // Ten megabytes in and out again, and the end of stdin ends `cat`.
     let (code, out, stderr) = fed(&machine, &["exec", "-i", "box", "--", "cat"], data.clone());
     assert_eq!(code, 0, "{stderr}");
     assert_eq!((out.len(), digest(&out)), (data.len(), digest(&data)));
@@ -319,7 +350,7 @@ fn kubectl_cp_copies_trees_and_large_files_both_ways() {
     fs::write(here.join("deep/er/b"), noise(100_000)).expect("written");
     fs::write(here.join("deep/run.sh"), "#!/bin/sh\n").expect("written");
     fs::set_permissions(here.join("deep/run.sh"), fs::Permissions::from_mode(0o755)).expect("set");
-    fs::write(machine.dir().join("large"), noise(20 << 20)).expect("written");
+    fs::write(machine.dir().join("large"), noise(100 << 20)).expect("written");
     let cp = |from: &str, to: &str| {
         machine.kubectl(&["cp", from, to, "--retries=0"]).ok();
     };

@@ -59,10 +59,22 @@ impl Api {
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match parts.as_slice() {
-            ["exec", namespace, pod, container] if get || request.method() == Method::POST => {
+            ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container]
+                if get || request.method() == Method::POST =>
+            {
                 self.exec(request, namespace, pod, container)
             }
-            ["exec" | "attach" | "portForward" | "run" | "cri", ..] => text(
+            ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container]
+                if get || request.method() == Method::POST =>
+            {
+                self.attach(request, namespace, pod, container)
+            }
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _]
+                if get || request.method() == Method::POST =>
+            {
+                self.port_forward(request, namespace, pod)
+            }
+            ["run" | "cri", ..] => text(
                 StatusCode::NOT_IMPLEMENTED,
                 format!("{path} is not implemented by this node yet\n"),
             ),
