@@ -4,6 +4,7 @@
 #   ./test.sh                 everything
 #   ./test.sh quick           format, clippy, layers, unit tests
 #   ./test.sh root [FILTER]   the tests that need root (a nextest filter narrows them)
+#   ./test.sh kubectl         kubectl's commands, beside a stock control plane's answers
 #   ./test.sh vm              the VM tier
 set -uo pipefail
 cd "$(dirname "$0")"
@@ -89,6 +90,17 @@ root_tier() {
   nextest root --workspace -E "binary(/^root_/)${1:+ and ($1)}"
 }
 
+# Every command of kubectl beside what it printed against a stock control plane (tests/kubectl).
+kubectl_tier() {
+  if [ "$(id -u)" != 0 ]; then note_skip kubectl-script "it needs root"; return; fi
+  if ! kubectls; then note_skip kubectl-script "a kubectl cannot be had"; return; fi
+  packages openssl:openssl python3:python3 || true
+  local minor
+  for minor in 1.32 1.36; do
+    check "kubectl-$minor" tests/kubectl/run.sh "$KERNELET_KUBECTLS/$minor/kubectl"
+  done
+}
+
 python_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip python-client "it needs root"; return; fi
   if ! python_client; then note_skip python-client "it cannot be installed"; return; fi
@@ -118,6 +130,7 @@ if [ "$what" = all ] || [ "$what" = root ]; then
   packages busybox:busybox-static ip:iproute2 nft:nftables nsenter:util-linux runc:runc crun:crun strace:strace \
     etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 musl-gcc:musl-tools || true
   kubectl_tool || note_skip kubectl "no kubectl 1.31 or newer can be had"
+  prometheus_tool || note_skip prometheus "Debian 12's package cannot be fetched"
 fi
 case $what in all | quick)
   fixtures || note_skip fixtures "golang-k8s-api-dev cannot be fetched"
@@ -126,7 +139,11 @@ case $what in all | quick)
 esac
 case $what in
   quick) quick ;;
-  root) release; fault_build; root_tier "${2:-}" ;;
+  root)
+    release; fault_build; root_tier "${2:-}"
+    [ -n "${2:-}" ] || kubectl_tier
+    ;;
+  kubectl) release; kubectl_tier ;;
   vm) release; vm_tier ;;
   all)
     before=$(traces)
@@ -134,12 +151,13 @@ case $what in
     release
     fault_build
     root_tier ""
+    kubectl_tier
     python_tier
     vm_tier
     after=$(traces)
     if [ "$before" = "$after" ]; then note_pass nothing-left-behind; else diff <(echo "$before") <(echo "$after"); note_fail nothing-left-behind; fi
     ;;
-  *) echo "usage: ./test.sh [quick | root [FILTER] | vm]" >&2; exit 2 ;;
+  *) echo "usage: ./test.sh [quick | root [FILTER] | kubectl | vm]" >&2; exit 2 ;;
 esac
 
 echo

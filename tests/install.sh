@@ -76,6 +76,23 @@ kubectl_tool() {
   return $code
 }
 
+# Both versions of kubectl that the script of tests/kubectl runs with, each a single binary of a Debian suite.
+kubectls() {
+  export KERNELET_KUBECTLS="$cache/kubectl"
+  local pair suite minor root
+  for pair in trixie:1.32 sid:1.36; do
+    suite=${pair%%:*} minor=${pair##*:}
+    [ -x "$KERNELET_KUBECTLS/$minor/kubectl" ] && continue
+    root=$(mktemp -d "$cache/kubectl.XXXX")
+    # A suite moves on: what it has must be what the golden files were recorded with.
+    if debian_package "$suite" kubectl "$root" && "$root/usr/bin/kubectl" version --client | grep -q "v$minor\."; then
+      mkdir -p "$KERNELET_KUBECTLS/$minor" && cp "$root/usr/bin/kubectl" "$KERNELET_KUBECTLS/$minor/kubectl"
+    fi
+    rm -rf "$root"
+    [ -x "$KERNELET_KUBECTLS/$minor/kubectl" ] || { echo "no kubectl $minor in Debian's $suite" >&2; return 1; }
+  done
+}
+
 nextest_tool() {
   cargo nextest --version >/dev/null 2>&1 && return 0
   echo "building cargo-nextest" >&2
@@ -121,4 +138,16 @@ python_client() {
   packages python3:python3 || return 1
   python3 -m venv "$cache/python" 2>/dev/null || { packages /usr/lib/python3/dist-packages/ensurepip:python3-venv; python3 -m venv "$cache/python"; }
   "$cache/python/bin/pip" install -q 'kubernetes>=32' pyyaml >"$cache/pip.log" 2>&1 || { tail -3 "$cache/pip.log" >&2; return 1; }
+}
+
+# Prometheus and its checker, unpacked and not installed: the package would start a daemon.
+prometheus_tool() {
+  export KERNELET_PROMETHEUS="$cache/prometheus"
+  [ -x "$KERNELET_PROMETHEUS/promtool" ] && return 0
+  local root; root=$(mktemp -d "$cache/prometheus.XXXX")
+  debian_package bookworm prometheus "$root" && mkdir -p "$KERNELET_PROMETHEUS" \
+    && cp "$root"/usr/bin/prometheus "$root"/usr/bin/promtool "$KERNELET_PROMETHEUS/"
+  local code=$?
+  rm -rf "$root"
+  return $code
 }

@@ -8,7 +8,12 @@ use kernelet_pod_plan::{NodeFacts, network_files::Resolver};
 use kernelet_sys::cgroup::Layout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{NodeConfig, images::Images, objects::Objects};
+use crate::{
+    NodeConfig,
+    images::Images,
+    objects::Objects,
+    stats::{Counters, Disks, Rates},
+};
 
 pub(crate) struct Context {
     pub config: NodeConfig,
@@ -21,6 +26,10 @@ pub(crate) struct Context {
     pub objects: Objects,
     /// The node's own resolver, read at the start.
     pub resolver: Resolver,
+    /// What happened, and what was measured before.
+    pub counters: Counters,
+    pub rates: Rates,
+    pub disks: Disks,
     pub shutdown: CancellationToken,
 }
 

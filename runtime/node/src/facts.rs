@@ -122,7 +122,7 @@ impl Machine {
 }
 
 /// A pod that forks without end takes its own tasks and nobody else's.
-const POD_PIDS: u64 = 16_384;
+pub(crate) const POD_PIDS: u64 = 16_384;
 
 /// As Go names it.
 pub(crate) fn go_architecture() -> &'static str {

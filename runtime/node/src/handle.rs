@@ -30,6 +30,7 @@ use crate::{
     objects::Objects,
     pods::Pods,
     register::{self, Registered},
+    stats::{Counters, Disks, Rates},
 };
 
 /// Starts nodes.
@@ -65,6 +66,9 @@ impl Node {
             services: config.informers.all::<Service>(),
             objects: Objects::new(client),
             resolver: Resolver::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            counters: Counters::default(),
+            rates: Rates::default(),
+            disks: Disks::default(),
             shutdown: shutdown.clone(),
             config,
         });

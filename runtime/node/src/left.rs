@@ -17,8 +17,13 @@ use kernelet_sys::cgroup::Layout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    NodeConfig, StartError, context::Context, facts::Machine, images::Images, objects::Objects,
+    NodeConfig, StartError,
+    context::Context,
+    facts::Machine,
+    images::Images,
+    objects::Objects,
     pods::Pods,
+    stats::{Counters, Disks, Rates},
 };
 
 const NO_SERVER: &str = "no API server runs here";
@@ -66,6 +71,9 @@ impl LeftPods {
             services: config.informers.all::<Service>(),
             objects: Objects::new(client),
             resolver: Resolver::default(),
+            counters: Counters::default(),
+            rates: Rates::default(),
+            disks: Disks::default(),
             shutdown: shutdown.clone(),
             config,
         });

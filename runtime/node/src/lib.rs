@@ -34,6 +34,8 @@ mod probes;
 mod purge;
 mod qos;
 mod register;
+mod seccomp_file;
+mod stats;
 mod steps;
 mod termination;
 mod tls;

@@ -32,6 +32,7 @@ use crate::{
     narrate::{self, Told},
     pod::{Follower, PodHome},
     probes::{ProbeNews, Probes},
+    stats::PodStart,
     steps::{self, Scene},
     termination, volumes,
 };
@@ -66,6 +67,7 @@ pub(crate) struct Worker {
     view: watch::Sender<View>,
     steps: JoinSet<(Step, Outcome)>,
     told: Told,
+    start: PodStart,
     shim: Option<watch::Receiver<ShimObserved>>,
 }
 
@@ -95,6 +97,7 @@ impl Worker {
         Self {
             probes: Probes::new(home.clone(), probe_sender),
             told: Told::default(),
+            start: PodStart::default(),
             home,
             wanted,
             seen,
@@ -137,6 +140,7 @@ impl Worker {
             }
         }
         self.home.over.cancel();
+        self.home.ctx.counters.forget(&self.home.id.uid);
         // A step in flight has perhaps made something that nobody knows of yet; it is brief, so let it end.
         let rest = async { while self.steps.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
@@ -237,6 +241,8 @@ impl Worker {
                 self.end_silent_shim();
                 self.told
                     .ended(&self.home, &self.wanted, &self.seen, &step, &outcome);
+                let counters = &self.home.ctx.counters;
+                counters.step(&self.wanted, &step, &outcome);
                 self.seen.finish(&step, outcome, now);
                 if matches!(step, Step::SpawnShim) {
                     self.shim = self.home.shim().map(|s| s.watch());
@@ -306,6 +312,10 @@ impl Worker {
             ProbeKind::Liveness => spec.liveness_probe.as_ref(),
         };
         let Some(probe) = probe else { return };
+        let of = &self.home.id;
+        let pod = (of.namespace.as_str(), of.name.as_str(), of.uid.as_str());
+        let counters = &self.home.ctx.counters;
+        counters.probe(pod, container, *kind, *answer);
         if *answer == ProbeAnswer::Failure {
             narrate::unhealthy(&self.home, role, container, *kind, output);
         }
@@ -359,7 +369,9 @@ impl Worker {
         }
     }
 
-    fn publish(&self, status: PodStatus) {
+    fn publish(&mut self, status: PodStatus) {
+        let counters = &self.home.ctx.counters;
+        self.start.published(status.phase.as_deref(), counters);
         let containers = self.seen.containers.iter().filter_map(|(name, c)| {
             let (id, attempt) = match &c.run {
                 Run::Created { id, attempt, .. } | Run::Running { id, attempt, .. } => {

@@ -91,10 +91,10 @@ pub(super) async fn authorize(
             return Ok(());
         }
     }
-    let asked = subresources.first().copied().unwrap_or("proxy");
     Err(Refusal::Forbidden(format!(
-        "Forbidden (user={}, verb={verb}, resource=nodes, subresource={asked})",
-        user.name
+        "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{}])\n",
+        user.name,
+        subresources.join(" ")
     )))
 }
 
@@ -148,6 +148,7 @@ fn subresources(path: &str) -> Vec<&'static str> {
         "logs" => vec!["log"],
         "healthz" => vec!["healthz", "proxy"],
         "pods" | "runningpods" => vec!["pods", "proxy"],
+        "configz" => vec!["configz", "proxy"],
         _ => vec!["proxy"],
     }
 }
@@ -163,6 +164,7 @@ mod tests {
             ("/metrics/resource", vec!["metrics"]),
             ("/containerLogs/a/b/c", vec!["proxy"]),
             ("/pods", vec!["pods", "proxy"]),
+            ("/configz", vec!["configz", "proxy"]),
             ("/", vec!["proxy"]),
         ] {
             assert_eq!(subresources(path), expected, "{path}");

@@ -1,9 +1,11 @@
 //! The kubelet's HTTPS API: logs, pods, health, statistics. Callers prove who they are and that they may.
 
 mod access;
+mod log_file;
 mod log_source;
 mod log_stream;
 mod metrics;
+mod pages;
 mod remote;
 mod summary;
 
@@ -56,6 +58,7 @@ impl Api {
             return refusal.answer();
         }
         let path = request.uri().path().to_owned();
+        let _counted = self.ctx.counters.request(request.method().as_str(), &path);
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match parts.as_slice() {
@@ -86,12 +89,7 @@ impl Api {
                 "the pods are not known yet",
             ),
             ["pods"] | ["runningpods"] => self.pods(parts[0] == "runningpods"),
-            ["stats", "summary"] => json_answer(&summary::summary(&self.ctx, &self.views())),
-            ["metrics"] => metrics_answer(metrics::node(&self.ctx, &self.views())),
-            ["metrics", "resource"] => metrics_answer(metrics::resource(&self.ctx, &self.views())),
-            ["metrics", "cadvisor"] => {
-                metrics_answer(metrics::containers(&self.ctx, &self.views()))
-            }
+            ["stats" | "metrics" | "configz", ..] => self.page(&parts, request.uri().query()).await,
             ["containerLogs", namespace, pod, container] => {
                 let query = query(request.uri().query());
                 match self.pods.get().and_then(|pods| pods.find(namespace, pod)) {

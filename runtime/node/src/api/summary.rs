@@ -1,42 +1,63 @@
-//! `stats/summary`: what node, pods and containers use now, as the metrics server reads it.
+//! `stats/summary`: what node, pods and containers use now, in the kubelet's form.
+//!
+//! Source: `k8s.io/kubelet/pkg/apis/stats/v1alpha1`.
 
-use std::path::Path;
+use std::fs;
 
 use jiff::Timestamp;
-use kernelet_pod_plan::{NodeFacts, Wanted, cgroup::PodCgroup};
-use kernelet_sys::cgroup::Stats;
-use kube::ResourceExt;
-use serde_json::{Value, json};
-use std::sync::Arc;
+use serde_json::{Map, Value, json};
 
+pub(super) use crate::stats::is_running;
 use crate::{
     context::Context,
-    facts::{Disk, meminfo},
-    worker::View,
+    facts::Disk,
+    stats::{Depth, Interface, Look, PodUse, Use, Used, disk, interfaces_of_machine},
 };
 
-pub(super) fn summary(ctx: &Context, views: &[View]) -> Value {
-    let now = whole(Timestamp::now());
-    let pods: Vec<Value> = views
-        .iter()
-        .filter(|v| v.status.phase.as_deref() == Some("Running"))
-        .map(|v| pod(ctx, v, &now))
-        .collect();
-    let total = meminfo("MemTotal:").unwrap_or(0);
-    let available = meminfo("MemAvailable:").unwrap_or(0);
-    let node_cpu = cpu_seconds_of_machine().map(|s| (s * 1e9).round());
-    let disk = Disk::of(&ctx.config.data_dir).map(|d| disk_json(&d, &now));
-    json!({
-        "node": {
-            "nodeName": ctx.config.node_name,
-            "startTime": boot_time(),
-            "cpu": {"time": now, "usageCoreNanoSeconds": node_cpu},
-            "memory": {"time": now, "availableBytes": available, "usageBytes": total - available.min(total), "workingSetBytes": total - available.min(total)},
-            "fs": disk,
-            "runtime": {"imageFs": disk},
-        },
-        "pods": pods,
-    })
+/// With `Depth::CpuAndMemory`, nothing but those.
+pub(super) fn summary(ctx: &Context, look: &Look, depth: Depth) -> Value {
+    let now = whole(look.at);
+    let disk = disk(ctx);
+    let writer = Writer {
+        now: &now,
+        disk,
+        depth,
+    };
+    let mut node = json!({
+        "nodeName": ctx.config.node_name,
+        "systemContainers": look.system.iter().map(|system| {
+            let mut entry = writer.usage(&system.usage);
+            entry.insert("name".to_owned(), system.name.into());
+            entry.insert("startTime".to_owned(), json!(system.started.map(whole)));
+            Value::Object(entry)
+        }).collect::<Vec<_>>(),
+        "startTime": look.booted.map(whole),
+    });
+    let mut usage = writer.usage(&look.node);
+    if let Some(memory) = usage.get_mut("memory") {
+        memory["availableBytes"] = look.memory_available.into();
+    }
+    if let Some(swap) = usage.get_mut("swap") {
+        swap["swapAvailableBytes"] = look.swap_free.into();
+    }
+    if let Some(node) = node.as_object_mut() {
+        node.append(&mut usage);
+        if depth == Depth::Whole {
+            node.insert(
+                "network".to_owned(),
+                writer.network(&interfaces_of_machine()),
+            );
+            if let Some(disk) = &disk {
+                let whole = writer.file_system(disk, None);
+                node.insert("fs".to_owned(), whole.clone());
+                let runtime = json!({"imageFs": whole, "containerFs": whole});
+                node.insert("runtime".to_owned(), runtime);
+            }
+            node.insert("rlimit".to_owned(), processes(&now));
+        }
+    }
+    let pods: Vec<Value> = look.pods.iter().map(|pod| writer.pod(pod)).collect();
+    json!({"node": node, "pods": pods})
 }
 
 fn whole(at: Timestamp) -> String {
@@ -45,139 +66,150 @@ fn whole(at: Timestamp) -> String {
         .to_string()
 }
 
-fn disk_json(disk: &Disk, now: &str) -> Value {
-    json!({
-        "time": now,
-        "availableBytes": disk.available,
-        "capacityBytes": disk.total,
-        "usedBytes": disk.total - disk.available.min(disk.total),
-        "inodes": disk.inodes,
-        "inodesFree": disk.inodes_free,
-    })
+struct Writer<'a> {
+    now: &'a str,
+    disk: Option<Disk>,
+    depth: Depth,
 }
 
-fn pod(ctx: &Context, view: &View, now: &str) -> Value {
-    let group = pod_group(ctx, &ctx.facts, view);
-    let stats = ctx.layout.group(&group.path).stats().unwrap_or_default();
-    let containers: Vec<Value> = view
-        .containers
-        .iter()
-        .filter(|(name, _)| is_running(view, name))
-        .map(|(name, (id, _))| {
-            let stats = ctx.layout.group(&group.container(id)).stats().unwrap_or_default();
-            let started = started_at(view, name);
-            json!({"name": name, "startTime": started, "cpu": cpu(&stats, now), "memory": memory(&stats, now)})
-        })
-        .collect();
-    json!({
-        "podRef": {"name": view.pod.name_any(), "namespace": view.pod.namespace(), "uid": view.pod.uid()},
-        "startTime": view.status.start_time,
-        "containers": containers,
-        "cpu": cpu(&stats, now),
-        "memory": memory(&stats, now),
-        "process_stats": {"process_count": stats.pids},
-        "ephemeral-storage": {"time": now, "usedBytes": used_below(&ctx.pod_dir(&view.pod.uid().unwrap_or_default()))},
-    })
-}
-
-pub(super) fn pod_group(ctx: &Context, facts: &Arc<NodeFacts>, view: &View) -> PodCgroup {
-    let wanted = Wanted::new(view.pod.clone(), facts.clone());
-    PodCgroup::of(&ctx.config.cgroup_root, &wanted)
-}
-
-pub(super) fn is_running(view: &View, container: &str) -> bool {
-    let statuses = view
-        .status
-        .container_statuses
-        .iter()
-        .chain(&view.status.init_container_statuses)
-        .chain(&view.status.ephemeral_container_statuses)
-        .flatten();
-    let mut named = statuses.filter(|s| s.name == container);
-    named
-        .next()
-        .and_then(|s| s.state.as_ref())
-        .is_some_and(|s| s.running.is_some())
-}
-
-pub(super) fn started_at(view: &View, container: &str) -> Option<Timestamp> {
-    let statuses = view
-        .status
-        .container_statuses
-        .iter()
-        .chain(&view.status.init_container_statuses)
-        .chain(&view.status.ephemeral_container_statuses)
-        .flatten();
-    let mut named = statuses.filter(|s| s.name == container);
-    Some(
-        named
-            .next()?
-            .state
-            .as_ref()?
-            .running
-            .as_ref()?
-            .started_at
-            .as_ref()?
-            .0,
-    )
-}
-
-fn cpu(stats: &Stats, now: &str) -> Value {
-    json!({"time": now, "usageCoreNanoSeconds": stats.cpu_usage_ns})
-}
-
-fn memory(stats: &Stats, now: &str) -> Value {
-    json!({
-        "time": now,
-        "usageBytes": stats.memory_usage_bytes,
-        "workingSetBytes": stats.memory_working_set_bytes,
-        "rssBytes": stats.memory_rss_bytes,
-        "pageFaults": stats.page_faults,
-        "majorPageFaults": stats.major_page_faults,
-        "availableBytes": stats.memory_limit_bytes.zip(stats.memory_working_set_bytes).map(|(l, w)| l.saturating_sub(w)),
-    })
-}
-
-/// What container roots and volumes take on disk; links counted where they stand.
-fn used_below(dir: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let mut total = 0;
-    let mut dirs = vec![dir.to_path_buf()];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            total += meta.blocks() * 512;
-            if meta.is_dir() {
-                dirs.push(entry.path());
+impl Writer<'_> {
+    fn pod(&self, pod: &PodUse) -> Value {
+        let containers: Vec<Value> = pod
+            .containers
+            .iter()
+            .map(|container| {
+                let mut entry = self.usage(&container.usage);
+                entry.insert("name".to_owned(), container.name.as_str().into());
+                entry.insert("startTime".to_owned(), json!(container.started.map(whole)));
+                if self.depth == Depth::Whole {
+                    entry.insert("rootfs".to_owned(), self.used(container.rootfs));
+                    entry.insert("logs".to_owned(), self.used(container.logs));
+                }
+                Value::Object(entry)
+            })
+            .collect();
+        let mut entry = self.usage(&pod.usage);
+        let reference = json!({"name": pod.name, "namespace": pod.namespace, "uid": pod.uid});
+        entry.insert("podRef".to_owned(), reference);
+        entry.insert("startTime".to_owned(), json!(pod.started.map(whole)));
+        entry.insert("containers".to_owned(), containers.into());
+        if self.depth == Depth::Whole {
+            if !pod.interfaces.is_empty() {
+                entry.insert("network".to_owned(), self.network(&pod.interfaces));
             }
+            let volumes: Vec<Value> = pod
+                .volumes
+                .iter()
+                .map(|(name, used)| {
+                    let mut volume = self.used(*used);
+                    volume["name"] = name.as_str().into();
+                    volume
+                })
+                .collect();
+            if !volumes.is_empty() {
+                entry.insert("volume".to_owned(), volumes.into());
+            }
+            entry.insert("ephemeral-storage".to_owned(), self.used(pod.ephemeral()));
+            let processes = json!({"process_count": pod.usage.stats.pids});
+            entry.insert("process_stats".to_owned(), processes);
+        }
+        Value::Object(entry)
+    }
+
+    /// CPU, memory and swap; what the kernel doesn't tell is left out.
+    fn usage(&self, usage: &Use) -> Map<String, Value> {
+        let (stats, now) = (&usage.stats, self.now);
+        let available = stats
+            .memory_limit_bytes
+            .zip(stats.memory_working_set_bytes)
+            .map(|(limit, used)| limit.saturating_sub(used));
+        let parts = [
+            (
+                "cpu",
+                vec![
+                    ("usageNanoCores", usage.nano_cores),
+                    ("usageCoreNanoSeconds", stats.cpu_usage_ns),
+                ],
+            ),
+            (
+                "memory",
+                vec![
+                    ("availableBytes", available),
+                    ("usageBytes", stats.memory_usage_bytes),
+                    ("workingSetBytes", stats.memory_working_set_bytes),
+                    ("rssBytes", stats.memory_rss_bytes),
+                    ("pageFaults", stats.page_faults),
+                    ("majorPageFaults", stats.major_page_faults),
+                ],
+            ),
+            (
+                "swap",
+                vec![("swapUsageBytes", usage.detail.memory_swap_bytes)],
+            ),
+        ];
+        let mut all = Map::new();
+        for (name, figures) in parts {
+            let mut part = Map::new();
+            part.insert("time".to_owned(), now.into());
+            for (key, value) in figures {
+                if let Some(value) = value {
+                    part.insert(key.to_owned(), value.into());
+                }
+            }
+            all.insert(name.to_owned(), part.into());
+        }
+        all
+    }
+
+    /// What something takes of the node's disk.
+    fn used(&self, used: Used) -> Value {
+        match &self.disk {
+            Some(disk) => self.file_system(disk, Some(used)),
+            None => json!({"time": self.now, "usedBytes": used.bytes, "inodesUsed": used.inodes}),
         }
     }
-    total
+
+    fn file_system(&self, disk: &Disk, used: Option<Used>) -> Value {
+        let used = used.unwrap_or(Used {
+            bytes: disk.total.saturating_sub(disk.available),
+            inodes: disk.inodes.saturating_sub(disk.inodes_free),
+        });
+        json!({
+            "time": self.now,
+            "availableBytes": disk.available,
+            "capacityBytes": disk.total,
+            "usedBytes": used.bytes,
+            "inodesFree": disk.inodes_free,
+            "inodes": disk.inodes,
+            "inodesUsed": used.inodes,
+        })
+    }
+
+    /// The first interface, and all of them.
+    fn network(&self, interfaces: &[Interface]) -> Value {
+        let figures = |interface: &Interface| {
+            json!({
+                "name": interface.name,
+                "rxBytes": interface.rx_bytes,
+                "rxErrors": interface.rx_errors,
+                "txBytes": interface.tx_bytes,
+                "txErrors": interface.tx_errors,
+            })
+        };
+        let mut network = interfaces.first().map_or_else(|| json!({}), figures);
+        network["time"] = self.now.into();
+        network["interfaces"] = interfaces.iter().map(figures).collect();
+        network
+    }
 }
 
-/// Seconds of CPU that the machine has spent not idling, since its boot.
-pub(super) fn cpu_seconds_of_machine() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/stat").ok()?;
-    let line = text.lines().next()?.strip_prefix("cpu ")?;
-    let ticks: Vec<f64> = line
+/// How many tasks there are and may be.
+fn processes(now: &str) -> Value {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let most: Option<u64> = read("/proc/sys/kernel/pid_max").trim().parse().ok();
+    let running: Option<u64> = read("/proc/loadavg")
         .split_whitespace()
-        .filter_map(|n| n.parse().ok())
-        .collect();
-    // user nice system idle iowait irq softirq steal; guest times are in user already.
-    let busy: f64 = [0, 1, 2, 5, 6, 7]
-        .iter()
-        .filter_map(|i| ticks.get(*i))
-        .sum();
-    Some(busy / 100.0)
-}
-
-fn boot_time() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/stat").ok()?;
-    let seconds = text
-        .lines()
-        .find_map(|l| l.strip_prefix("btime "))?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Timestamp::from_second(seconds).ok()?.to_string())
+        .nth(3)
+        .and_then(|tasks| tasks.split_once('/')?.1.parse().ok());
+    json!({"time": now, "maxpid": most, "curproc": running})
 }

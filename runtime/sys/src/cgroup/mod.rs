@@ -8,12 +8,14 @@
 //! Nothing here writes another process's pid into a group: a process joins by itself, before exec,
 //! through the descriptors of a [`Join`].
 
+mod detail;
 mod devices;
 mod group;
 mod layout;
 mod limits;
 mod stats;
 
+pub use detail::{Detail, Io};
 pub use group::{Group, Join};
 pub use layout::{DetectError, Hierarchy, Layout, Mode};
 pub use limits::shares_to_weight;

@@ -98,7 +98,7 @@ fn number(path: &Path) -> Result<Option<u64>> {
     Ok(read(path)?.trim().parse().ok())
 }
 
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(super) fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         line.strip_prefix(name)?
             .strip_prefix(' ')?
