@@ -13,6 +13,7 @@ pub mod convert;
 pub mod defaults;
 mod facts;
 pub mod field;
+pub mod flowcontrol;
 pub mod meta;
 pub mod names;
 pub mod podsecurity;
@@ -28,6 +29,7 @@ pub mod strategy;
 pub mod testing;
 pub mod unimplemented;
 pub mod validate;
+pub mod warn;
 
 pub use field::{ErrorType, FieldError};
 pub use names::{GroupVersion, Gvk, Gvr};

@@ -13,6 +13,7 @@ mod pod_security;
 mod pods;
 mod priority;
 pub mod quota;
+mod service_account;
 pub mod services;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,7 +89,7 @@ impl Request<'_> {
         }
         self.restrict_node(new, old)?;
         if self.is("", "pods") {
-            pods::validate(self, new)?;
+            service_account::validate(self, new).await?;
         }
         limit_ranger::validate(self, new, old)?;
         pod_security::validate(self, new, old)?;

@@ -1,6 +1,9 @@
 //! Between the pipeline and the store: an object's stored form, its newest state, and what became of a write.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use kernelet_api::{ApiError, Value, meta, prune};
 use kernelet_store::{LeaseId, OpResponse, Range, Revision, TxnResponse};
@@ -15,6 +18,19 @@ use crate::{
 const CATCH_UP: Duration = Duration::from_secs(2);
 
 impl Request<'_> {
+    /// Notes what the client should be told.
+    pub(super) fn warn<W>(&self, about: impl FnOnce() -> W)
+    where
+        W: IntoIterator<Item = String>,
+    {
+        // Whoever isn't told may still have done something with the object.
+        let told = about();
+        if let Some(warnings) = self.warnings {
+            let mut warnings = warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            warnings.extend(told);
+        }
+    }
+
     /// An object's stored form.
     pub(crate) fn stored_bytes(&self, object: Value) -> Result<Vec<u8>, ApiError> {
         let stored = self.stored()?;
@@ -26,6 +42,7 @@ impl Request<'_> {
         let schema = &self.snapshot.api.schema;
         if let Some(ty) = schema.by_gvk(&stored.gvk) {
             prune::canonicalize(schema, ty, &mut object);
+            prune::write_nulls(schema, ty, &mut object);
         }
         meta::set_gvk(&mut object, &stored.gvk);
         meta::set(&mut object, "resourceVersion", "");
@@ -106,8 +123,8 @@ impl Request<'_> {
         revision: i64,
         lease: LeaseId,
     ) -> Result<Arc<CachedObject>, ApiError> {
-        CachedObject::from_stored(key.into(), bytes, revision, lease.0, |tree| {
-            (stored.indexer)(tree)
+        CachedObject::from_stored(key.into(), bytes, revision, lease.0, |json| {
+            (stored.indexer)(json)
         })
         .map(Arc::new)
         .map_err(ApiError::internal)

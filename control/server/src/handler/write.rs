@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex};
 
 use http::{Response, StatusCode};
-use kernelet_api::{ApiError, FieldError, Gvk, Value, meta, prune};
+use kernelet_api::{ApiError, FieldError, Gvk, Value, meta, prune, warn};
 use kernelet_patch::{FieldManager, keep_unchanged_times};
 use kernelet_store::{Compare, LeaseId, Op, Put, Range, Revision, Txn};
 use rand::RngExt;
@@ -199,6 +199,7 @@ impl<'a> Request<'a> {
             meta::set(&mut object, "namespace", self.namespace);
         }
         resource.default(&mut object);
+        self.warn(|| warn::dedup_owner_references(&mut object, warn::Stage::Request));
         self.book(None, &mut object);
         let generate = meta::generate_name(&object).to_owned();
         let generates = meta::name(&object).is_empty() && !generate.is_empty();
@@ -219,6 +220,7 @@ impl<'a> Request<'a> {
             if !errors.is_empty() {
                 return Err(self.invalid(&name, &errors).into());
             }
+            self.warn(|| warn::on_create(resource, &new));
             self.admission(Operation::Create)
                 .validate(&new, None)
                 .await?;
@@ -428,6 +430,7 @@ impl<'a> Request<'a> {
         self.admission(Operation::Update)
             .mutate(&mut new, Some(&old))
             .await?;
+        self.warn(|| warn::dedup_owner_references(&mut new, warn::Stage::Admitted));
         resource.default(&mut new);
         resource.prepare_for_update(&mut new, &old, self.subresource);
         self.admission(Operation::Update)
@@ -437,6 +440,7 @@ impl<'a> Request<'a> {
         if !errors.is_empty() {
             return Err(self.invalid(name, &errors));
         }
+        self.warn(|| warn::on_update(resource, &new, &old, self.subresource));
         self.admission(Operation::Update)
             .validate(&new, Some(&old))
             .await?;

@@ -3,6 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod accounts;
+mod eviction;
+mod kubectl;
 mod limits;
 mod pod_security;
 mod priority;
