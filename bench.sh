@@ -2,7 +2,7 @@
 # Measures the budgets of the design, each figure beside its peer in the same run, and prints a table.
 #
 #   ./bench.sh                     everything
-#   ./bench.sh start|pods|idle|store|scheduler|connect|runtime|size   one part
+#   ./bench.sh start|pods|idle|store|control|scheduler|connect|runtime|size   one part
 set -euo pipefail
 cd "$(dirname "$0")"
 . tests/install.sh

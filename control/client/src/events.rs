@@ -17,8 +17,8 @@ use kube::{
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc};
 
-const QUEUED: usize = 1000;
-const SENT_AT_ONCE: usize = 16;
+const QUEUED: usize = 8192;
+const SENT_AT_ONCE: usize = 4;
 const TRIES: u32 = 12;
 const BETWEEN_TRIES: Duration = Duration::from_secs(10);
 

@@ -5,7 +5,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use kernelet_api::{
-    Gvk, Registry, Resource, Value,
+    Gvk, Registry, Resource,
+    codec::Outline,
     resources::{Storage, Version},
 };
 use kernelet_store::Key;
@@ -81,14 +82,19 @@ fn indexer(api: &Registry, below: &str) -> (Indexer, Arc<Vec<(String, &'static s
                 .map(|path| (resource.group.clone(), *path))
         })
         .collect();
-    let indexer: Indexer = Arc::new(move |tree: &Value| {
+    let sources = sharing
+        .iter()
+        .flat_map(|resource| resource.selectable_sources());
+    let outline = Outline::of(sources.chain(Index::SOURCES));
+    let indexer: Indexer = Arc::new(move |json| {
+        let tree = &outline.read(json)?;
         let values = sharing.iter().flat_map(|resource| {
             resource
                 .selectable_fields
                 .iter()
                 .map(|path| resource.selectable(tree, path).unwrap_or_default())
         });
-        Index::of(tree, values.collect::<Vec<_>>())
+        Ok(Index::of(tree, values.collect::<Vec<_>>()))
     });
     (indexer, Arc::new(fields))
 }

@@ -1,11 +1,11 @@
 //! What an idle control plane and node hold in memory.
 
-use std::{fs, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use anyhow::Context;
 use kernelet_scenarios::Machine;
 
-use crate::report::Report;
+use crate::{report::Report, stats};
 
 pub fn run(report: &mut Report) -> anyhow::Result<()> {
     let machine = Machine::new();
@@ -18,17 +18,7 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
     let pid = machine.status()["pid"]
         .as_i64()
         .context("the program's pid")?;
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let pss: u64 = rollup
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("Pss:")?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
-        .context("the proportional set size")?;
+    let pss = stats::pss_kib(u32::try_from(pid)?)?;
     report.row(
         "idle memory, control plane + node, 60 s after Ready (PSS)",
         format!("{:.1} MiB", pss as f64 / 1024.0),

@@ -2,6 +2,7 @@
 //! the same run; nothing here asserts.
 
 mod connect;
+mod control;
 mod idle;
 mod pods;
 mod report;
@@ -14,6 +15,10 @@ use std::process::ExitCode;
 
 use report::Report;
 
+/// The client shares the machine with what it measures: it should cost as little as it can.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures and reports.
 type Part = fn(&mut Report) -> anyhow::Result<()>;
 
@@ -22,11 +27,12 @@ fn main() -> ExitCode {
     if wanted.first().is_some_and(|first| first == "store-server") {
         return store::serve(&wanted[1..]);
     }
-    let all: [(&str, Part); 6] = [
+    let all: [(&str, Part); 7] = [
         ("start", start::run),
         ("pods", pods::run),
         ("idle", idle::run),
         ("store", store::run),
+        ("control", control::run),
         ("scheduler", scheduler::run),
         ("connect", connect::run),
     ];

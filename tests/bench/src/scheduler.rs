@@ -12,48 +12,111 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::report::Report;
+use crate::{
+    report::Report,
+    stats::{self, Served},
+};
 
 const NODES: usize = 5000;
 const PODS: usize = 3000;
+const CHOOSY_PODS: usize = 1000;
+const ZONES: usize = 10;
+
+/// What pods ask for beside resources, as upstream's scheduler benchmarks have it.
+#[derive(Clone, Copy)]
+enum Wish {
+    Nothing,
+    /// Evenly over the zones, with a skew of 5 at most.
+    Spread,
+    /// Where another of its kind runs, by zone.
+    Affinity,
+    /// On a node without another of its kind.
+    AntiAffinity,
+}
+
+impl Wish {
+    fn label(self) -> &'static str {
+        match self {
+            Wish::Nothing => "plain",
+            Wish::Spread => "spread",
+            Wish::Affinity => "near",
+            Wish::AntiAffinity => "apart",
+        }
+    }
+
+    fn pod(self, index: usize) -> anyhow::Result<Pod> {
+        let selector = json!({ "matchLabels": { "kind": self.label() } });
+        let term = |topology: &str| {
+            json!({ "requiredDuringSchedulingIgnoredDuringExecution": [
+                { "labelSelector": selector, "topologyKey": topology },
+            ] })
+        };
+        let mut pod = json!({
+            "metadata": { "name": format!("{}-{index}", self.label()), "labels": { "kind": self.label() } },
+            "spec": { "containers": [{ "name": "main", "image": "x", "resources": { "requests": { "cpu": "100m", "memory": "64Mi" } } }] },
+        });
+        match self {
+            Wish::Nothing => {}
+            Wish::Spread => {
+                pod["spec"]["topologySpreadConstraints"] = json!([{
+                    "maxSkew": 5, "topologyKey": "topology.kubernetes.io/zone",
+                    "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector,
+                }]);
+            }
+            Wish::Affinity => {
+                pod["spec"]["affinity"] =
+                    json!({ "podAffinity": term("topology.kubernetes.io/zone") })
+            }
+            Wish::AntiAffinity => {
+                pod["spec"]["affinity"] =
+                    json!({ "podAntiAffinity": term("kubernetes.io/hostname") })
+            }
+        }
+        Ok(serde_json::from_value(pod)?)
+    }
+}
 
 pub fn run(report: &mut Report) -> anyhow::Result<()> {
     let machine = Machine::new();
     // No controllers: nobody calls the nodes dead.
-    let mut server = machine
-        .kernelet_command(&["server", "--without", "controllers"])
-        .spawn()?;
-    let kubeconfig = machine.kubeconfig();
-    let measured = crate::stats::inside_async(&machine.node_ns(), || async move {
-        let until = Instant::now() + Duration::from_secs(20);
-        let client = loop {
-            if let Ok(client) = kernelet_client::from_kubeconfig(&kubeconfig).await
-                && client.apiserver_version().await.is_ok()
-            {
-                break client;
-            }
-            anyhow::ensure!(Instant::now() < until, "the server did not come up");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
+    let server = Served::start(&machine, "controllers")?;
+    let rates = stats::inside_async(&machine.node_ns(), || async {
+        let client = server.client().await?;
         // Its controller isn't there.
         let account = serde_json::from_value(json!({ "metadata": { "name": "default" } }))?;
         Api::<ServiceAccount>::default_namespaced(client.clone())
             .create(&PostParams::default(), &account)
             .await?;
         nodes(client.clone()).await?;
-        schedule(client).await
-    });
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(i32::try_from(server.id())?),
-        nix::sys::signal::Signal::SIGTERM,
-    )?;
-    server.wait()?;
-    let rate = measured?;
-    report.row(
-        &format!("scheduler, {NODES} nodes, {PODS} basic pods: POST → bound through the API"),
-        format!("{rate:.0} pods/s"),
-        "≥ 3,000 pods/s",
-    );
+        let mut rates = vec![schedule(client.clone(), Wish::Nothing, PODS).await?];
+        for wish in [Wish::Spread, Wish::Affinity, Wish::AntiAffinity] {
+            rates.push(schedule(client.clone(), wish, CHOOSY_PODS).await?);
+        }
+        Ok(rates)
+    })?;
+    server.stop()?;
+    let what = [
+        (format!("{PODS} basic pods"), "≥ 3,000 pods/s"),
+        (
+            format!("{CHOOSY_PODS} pods spread over {ZONES} zones"),
+            "≥ 500 pods/s",
+        ),
+        (
+            format!("{CHOOSY_PODS} pods with affinity by zone"),
+            "≥ 500 pods/s",
+        ),
+        (
+            format!("{CHOOSY_PODS} pods with anti-affinity by node"),
+            "≥ 500 pods/s",
+        ),
+    ];
+    for ((what, budget), rate) in what.into_iter().zip(rates) {
+        report.row(
+            &format!("scheduler, {NODES} nodes, {what}: POST → bound through the API"),
+            format!("{rate:.0} pods/s"),
+            budget,
+        );
+    }
     Ok(())
 }
 
@@ -65,7 +128,10 @@ async fn nodes(client: kube::Client) -> anyhow::Result<()> {
             let (api, params) = (&api, &params);
             async move {
                 let node: Node = serde_json::from_value(json!({
-                    "metadata": { "name": format!("node-{index}"), "labels": { "kubernetes.io/hostname": format!("node-{index}") } },
+                    "metadata": { "name": format!("node-{index}"), "labels": {
+                        "kubernetes.io/hostname": format!("node-{index}"),
+                        "topology.kubernetes.io/zone": format!("zone-{}", index % ZONES),
+                    } },
                     "status": { "capacity": { "cpu": "32", "memory": "256Gi", "pods": "110" },
                                 "allocatable": { "cpu": "32", "memory": "256Gi", "pods": "110" } },
                 }))?;
@@ -87,7 +153,8 @@ async fn nodes(client: kube::Client) -> anyhow::Result<()> {
     results.into_iter().collect()
 }
 
-async fn schedule(client: kube::Client) -> anyhow::Result<f64> {
+/// Pods a second.
+async fn schedule(client: kube::Client, wish: Wish, pods: usize) -> anyhow::Result<f64> {
     let api: Api<Pod> = Api::default_namespaced(client);
     let version = api
         .list(&kube::api::ListParams::default())
@@ -98,15 +165,11 @@ async fn schedule(client: kube::Client) -> anyhow::Result<f64> {
     let mut watch = api.watch(&WatchParams::default(), &version).await?.boxed();
     let params = PostParams::default();
     let began = Instant::now();
-    let create = stream::iter(0..PODS)
+    let create = stream::iter(0..pods)
         .map(|index| {
             let (api, params) = (&api, &params);
             async move {
-                let pod: Pod = serde_json::from_value(json!({
-                    "metadata": { "name": format!("pod-{index}") },
-                    "spec": { "containers": [{ "name": "main", "image": "x", "resources": { "requests": { "cpu": "100m", "memory": "64Mi" } } }] },
-                }))?;
-                api.create(params, &pod).await?;
+                api.create(params, &wish.pod(index)?).await?;
                 anyhow::Ok(())
             }
         })
@@ -114,7 +177,7 @@ async fn schedule(client: kube::Client) -> anyhow::Result<f64> {
         .collect::<Vec<_>>();
     let follow = async {
         let mut bound = 0;
-        while bound < PODS {
+        while bound < pods {
             if let WatchEvent::Modified(pod) = watch.next().await.context("the watch ended")??
                 && pod.spec.is_some_and(|spec| spec.node_name.is_some())
             {
@@ -128,7 +191,7 @@ async fn schedule(client: kube::Client) -> anyhow::Result<f64> {
         tokio::time::timeout(Duration::from_secs(120), follow)
     );
     created.into_iter().collect::<anyhow::Result<()>>()?;
-    Ok(PODS as f64
+    Ok(pods as f64
         / took
             .context("not all were bound within two minutes")??
             .as_secs_f64())

@@ -21,7 +21,6 @@ pub(super) fn decode(
     parsed.map_err(|e| message(&e, body))
 }
 
-/// Go's words for a syntax error.
 /// The literal that the text before a wrong byte has begun, and the character that should have stood there.
 fn broken_literal(before: &[u8]) -> Option<(&'static str, char)> {
     ["null", "true", "false"].into_iter().find_map(|literal| {
@@ -30,6 +29,7 @@ fn broken_literal(before: &[u8]) -> Option<(&'static str, char)> {
     })
 }
 
+/// Go's words for a syntax error.
 pub(super) fn message(error: &serde_json::Error, body: &[u8]) -> String {
     use serde_json::error::Category;
     if error.classify() == Category::Eof || body.is_empty() {

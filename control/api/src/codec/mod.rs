@@ -3,10 +3,13 @@
 mod body;
 mod head;
 mod json;
+mod outline;
 mod protobuf;
 mod scalar;
 mod typed;
 mod yaml;
+
+pub use outline::Outline;
 
 use crate::{ApiError, Gvk, Schema, TypeId, Value};
 

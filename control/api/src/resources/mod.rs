@@ -298,6 +298,21 @@ impl Resource {
         errors
     }
 
+    /// The paths that [`Resource::selectable`] reads of an object.
+    pub fn selectable_sources(&self) -> Vec<&'static str> {
+        let mut sources = vec!["metadata.name", "metadata.namespace"];
+        for path in &self.selectable_fields {
+            match (self.kind.as_str(), *path) {
+                (_, "name") => {}
+                ("Event", "source") => sources.extend(["source", "reportingComponent"]),
+                ("Event", "reportingController") => sources.push("reportingComponent"),
+                ("Event", path) if path.starts_with("regarding.") => sources.push("involvedObject"),
+                (_, path) => sources.push(path),
+            }
+        }
+        sources
+    }
+
     /// The value of a selectable field of an object in its stored form; empty where the object does not set it, `None`
     /// when the resource does not know the field.
     pub fn selectable(&self, object: &Value, path: &str) -> Option<String> {

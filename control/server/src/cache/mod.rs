@@ -25,10 +25,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use kernelet_api::Value;
 use kernelet_store::{
-    EventKind, KeyValue, Op, Put, Range, Revision, Store, StoreError, Txn, Watch, WatchError,
-    Watcher,
+    EventKind, KeyValue, Op, Put, Range, Revision, StoreError, Txn, Watch, WatchError,
 };
 use tokio::{
     sync::{Mutex, watch},
@@ -36,6 +34,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::encrypt::{SealedStore, SealedWatcher};
 use resource::Change;
 
 /// What all of the API's keys start with.
@@ -53,8 +52,8 @@ const BARRIER: &str = "/registry/kernelet/barrier";
 /// Objects read from the store at once: two pages of the largest are in memory while the cache is filled.
 const LOAD_PAGE: usize = 128;
 
-/// How a stored value of one resource becomes an index.
-pub type Indexer = Arc<dyn Fn(&Value) -> Index + Send + Sync>;
+/// How a stored value of one resource, its JSON, becomes an index.
+pub type Indexer = Arc<dyn Fn(&[u8]) -> Result<Index, serde_json::Error> + Send + Sync>;
 
 /// One stored resource's cache and how to index it.
 struct Slot {
@@ -64,7 +63,7 @@ struct Slot {
 
 /// The whole watch cache.
 pub struct WatchCache {
-    store: Store,
+    store: SealedStore,
     /// By what stands between [`ROOT`] and the object's key: `pods` or `apps/deployments`.
     slots: RwLock<HashMap<String, Arc<Slot>>>,
     applied: watch::Sender<i64>,
@@ -81,7 +80,7 @@ pub struct NotFresh {
 impl WatchCache {
     /// Reads the store into the cache. `resources` are the stored resources' prefixes and indexers.
     pub async fn load(
-        store: Store,
+        store: SealedStore,
         resources: Vec<(String, Indexer)>,
     ) -> Result<(Arc<WatchCache>, Feed), StoreError> {
         let slots = resources
@@ -170,7 +169,7 @@ impl WatchCache {
     }
 
     /// Reads everything below [`ROOT`] at one revision into the slots and answers a watcher of what comes after.
-    async fn read_all(&self) -> Result<Watcher, StoreError> {
+    async fn read_all(&self) -> Result<SealedWatcher, StoreError> {
         let mut objects: HashMap<String, BTreeMap<Arc<str>, Arc<CachedObject>>> = HashMap::new();
         let range = Range::prefix(ROOT).limit(LOAD_PAGE);
         let mut page = self.store.range(range.clone()).await?;
@@ -245,7 +244,7 @@ fn read(slot: &Slot, key: &str, kv: &KeyValue) -> Option<Arc<CachedObject>> {
         &kv.value,
         kv.mod_revision.0,
         kv.lease.0,
-        |tree| (slot.indexer)(tree),
+        |json| (slot.indexer)(json),
     ) {
         Ok(object) => Some(Arc::new(object)),
         Err(error) => {
@@ -262,7 +261,7 @@ pub fn from_kv(kv: &KeyValue, key: &str, indexer: &Indexer) -> Option<Arc<Cached
         &kv.value,
         kv.mod_revision.0,
         kv.lease.0,
-        |tree| indexer(tree),
+        |json| indexer(json),
     )
     .ok()
     .map(Arc::new)
@@ -271,7 +270,7 @@ pub fn from_kv(kv: &KeyValue, key: &str, indexer: &Indexer) -> Option<Arc<Cached
 /// What keeps the cache current; somebody must [`Feed::run`] it.
 pub struct Feed {
     cache: Arc<WatchCache>,
-    watcher: Watcher,
+    watcher: SealedWatcher,
 }
 
 impl Feed {

@@ -70,22 +70,22 @@ pub enum ObjectError {
 }
 
 impl CachedObject {
-    /// From a stored value. `fields` are the resource's selectable fields as dotted paths.
+    /// From a stored value, which `index` also checks to be JSON.
     pub fn from_stored(
         key: Arc<str>,
         stored: &[u8],
         revision: i64,
         lease: i64,
-        index: impl FnOnce(&Value) -> Index,
+        index: impl FnOnce(&[u8]) -> Result<Index, serde_json::Error>,
     ) -> Result<CachedObject, ObjectError> {
-        let tree: Value = serde_json::from_slice(stored)?;
+        let index = index(stored)?;
         let (json, version_text) =
             splice_version(stored, revision).ok_or(ObjectError::NoMetadata)?;
         Ok(CachedObject {
             key,
             revision,
             lease,
-            index: index(&tree),
+            index,
             json,
             version_text,
             encoded: Mutex::default(),
@@ -168,6 +168,13 @@ impl CachedObject {
 }
 
 impl Index {
+    /// What [`Index::of`] reads, beside the selectable fields.
+    pub const SOURCES: [&str; 3] = [
+        "metadata.labels",
+        "metadata.uid",
+        "metadata.deletionTimestamp",
+    ];
+
     /// Of a stored tree, with the values of its selectable fields.
     pub fn of(tree: &Value, fields: impl IntoIterator<Item = String>) -> Index {
         Index {
@@ -247,8 +254,8 @@ mod tests {
     use super::*;
 
     fn cached(stored: &str) -> CachedObject {
-        CachedObject::from_stored("a/b".into(), stored.as_bytes(), 7, 0, |tree| {
-            Index::of(tree, [])
+        CachedObject::from_stored("a/b".into(), stored.as_bytes(), 7, 0, |json| {
+            Ok(Index::of(&serde_json::from_slice(json)?, []))
         })
         .unwrap()
     }

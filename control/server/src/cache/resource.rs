@@ -294,7 +294,7 @@ mod tests {
     fn object(key: &str, revision: i64) -> Arc<CachedObject> {
         Arc::new(
             CachedObject::from_stored(key.into(), br#"{"metadata":{}}"#, revision, 0, |_| {
-                Index::default()
+                Ok(Index::default())
             })
             .unwrap(),
         )

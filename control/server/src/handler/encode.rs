@@ -280,6 +280,11 @@ impl Frame {
         }
     }
 
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.object.len() + self.tail.len()
+    }
+
     /// All of it in one piece.
     pub fn whole(&self) -> Bytes {
         [&self.head[..], &self.object[..], self.tail]

@@ -203,7 +203,7 @@ impl Watch {
                 self.ended = true;
                 let error =
                     ApiError::expired(format!("too old resource version: {} ({floor})", self.seen));
-                self.ready.push_back(self.error(&error));
+                self.ready.push_back(self.error(&error).whole());
             }
             Next::Timer => {
                 let now = Instant::now();
@@ -260,7 +260,7 @@ impl Watch {
             Ok(frame) => gathered.put(frame),
             Err(error) => {
                 tracing::error!(key = %object.key, %error, "an object can't be sent to a watcher");
-                gathered.small.put_slice(&self.error(&error));
+                gathered.put(self.error(&error));
                 self.ended = true;
             }
         }
@@ -285,42 +285,61 @@ impl Watch {
         frame_value(&self.view.schema, self.output, EventType::Bookmark, &object).whole()
     }
 
-    fn error(&self, error: &ApiError) -> Bytes {
+    fn error(&self, error: &ApiError) -> Frame {
         frame_value(
             &self.view.schema,
             self.output,
             EventType::Error,
             &error.to_status(),
         )
-        .whole()
     }
 }
 
 /// Frames on their way to chunks: small ones are copied together, large objects are shared with every other watcher.
 #[derive(Default)]
 struct Gathered {
-    chunks: VecDeque<Bytes>,
-    small: BytesMut,
+    frames: Vec<Frame>,
     size: usize,
 }
 
 impl Gathered {
     fn put(&mut self, frame: Frame) {
-        self.size += frame.head.len() + frame.object.len() + frame.tail.len();
-        self.small.put_slice(&frame.head);
-        if frame.object.len() < SHARED_FROM {
-            self.small.put_slice(&frame.object);
-        } else {
-            self.chunks.push_back(self.small.split().freeze());
-            self.chunks.push_back(frame.object);
-        }
-        self.small.put_slice(frame.tail);
+        self.size += frame.len();
+        self.frames.push(frame);
     }
 
-    fn finish(mut self) -> VecDeque<Bytes> {
-        if !self.small.is_empty() {
-            self.chunks.push_back(self.small.freeze());
+    /// Each chunk is allocated once and in its final size; none that is copied is much larger than [`SHARED_FROM`],
+    /// above which allocators ask the kernel for fresh pages.
+    fn finish(self) -> VecDeque<Bytes> {
+        let mut chunks = VecDeque::new();
+        let mut frames = &self.frames[..];
+        while let Some(frame) = frames.first() {
+            if frame.object.len() >= SHARED_FROM {
+                chunks.extend([frame.head.clone(), frame.object.clone()]);
+                if !frame.tail.is_empty() {
+                    chunks.push_back(Bytes::from_static(frame.tail));
+                }
+                frames = &frames[1..];
+                continue;
+            }
+            let (mut size, mut count) = (0, 0);
+            for frame in frames {
+                if frame.object.len() >= SHARED_FROM
+                    || count > 0 && size + frame.len() > SHARED_FROM
+                {
+                    break;
+                }
+                (size, count) = (size + frame.len(), count + 1);
+            }
+            let mut together = BytesMut::with_capacity(size);
+            for frame in &frames[..count] {
+                together.put_slice(&frame.head);
+                together.put_slice(&frame.object);
+                together.put_slice(frame.tail);
+            }
+            chunks.push_back(together.freeze());
+            frames = &frames[count..];
         }
-        self.chunks
+        chunks
     }
 }
