@@ -9,12 +9,15 @@
 //! **Invariant:** there is no way to switch authentication or authorisation off.
 
 mod admission;
+mod audit;
 mod authn;
 mod authz;
 mod body;
 mod bootstrap;
 mod cache;
 mod config;
+mod encrypt;
+mod flow;
 mod gzip;
 mod handler;
 mod http;
@@ -31,8 +34,12 @@ mod state;
 mod usage;
 mod user;
 
+pub use audit::{
+    AuditConfig, LogFile as AuditFile, Policy as AuditPolicy, PolicyError as AuditPolicyError,
+};
 pub use body::{BoxError, ResponseBody};
 pub use config::{Cidr, CidrError, ServerConfig};
+pub use encrypt::{Encryption, EncryptionError};
 pub use meta_api::GIT_VERSION;
 pub use server::{InProcess, Server, StartError};
 pub use user::UserInfo;

@@ -1,4 +1,5 @@
-//! A request's way through the server: parse → authenticate → impersonate → authorise → read → handle → answer.
+//! A request's way through the server: parse → authenticate → impersonate → take a seat → authorise → read → handle →
+//! answer.
 //!
 //! In process or over TLS, the way is the same; only where the identity comes from differs.
 
@@ -18,11 +19,13 @@ use kernelet_pki::PeerCertificates;
 use tokio::time;
 
 use crate::{
+    audit::{self, Trail},
     authn::{
         impersonation::{impersonate, without_credentials},
         legacy,
     },
     body::{self, BoxError, ReadError, ResponseBody},
+    flow::{self, Ticket},
     handler::{self, Call, Failure},
     http::{
         negotiate::{self, Endpoint, Output},
@@ -38,6 +41,8 @@ use crate::{
 
 /// Requests that aren't watches or followed logs are answered in this time.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A body that takes longer than this is read without a seat.
+const BODY_PATIENCE: Duration = Duration::from_secs(1);
 /// Longer URIs are refused.
 const MAX_URI: usize = 16 * 1024;
 
@@ -56,7 +61,8 @@ where
     let (parts, body) = request.into_parts();
     let head = parts.method == Method::HEAD;
     let mut labels = RequestLabels::of_method(&parts.method);
-    let run = answer(&state, user, &parts, body, &mut labels);
+    let mut trail = Trail::new(audit_id(&parts.headers));
+    let run = answer(&state, user, &parts, body, &mut labels, &mut trail);
     let mut response = match AssertUnwindSafe(run).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
@@ -65,6 +71,7 @@ where
                 .map(|text| (*text).to_owned())
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_default();
+            trail.panicked = true;
             tracing::error!(method = %parts.method, uri = %parts.uri, panic = %text, "a request's handler panicked");
             failure(
                 &state,
@@ -73,11 +80,12 @@ where
             )
         }
     };
-    if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+    if let Ok(id) = HeaderValue::from_str(&trail.id) {
         response.headers_mut().insert("audit-id", id);
     }
     labels.code = response.status().as_u16();
     state.metrics.request_done(labels, started.elapsed());
+    let mut response = audit::answered(&state, trail, &parts, response);
     if head {
         *response.body_mut() = ResponseBody::empty();
     }
@@ -90,15 +98,22 @@ async fn answer<B>(
     parts: &Parts,
     body: B,
     labels: &mut RequestLabels,
+    trail: &mut Trail,
 ) -> Response<ResponseBody>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    match try_answer(state, user, parts, body, labels).await {
+    let mut ticket = None;
+    let tried = try_answer(state, user, parts, body, labels, trail, &mut ticket).await;
+    let mut response = match tried {
         Ok(response) => response,
         Err(error) => failure(state, &parts.headers, &error),
+    };
+    if let Some(ticket) = &ticket {
+        ticket.note(response.headers_mut());
     }
+    response
 }
 
 /// An error in the format that the client accepts, or in JSON.
@@ -120,6 +135,8 @@ async fn try_answer<B>(
     parts: &Parts,
     body: B,
     labels: &mut RequestLabels,
+    trail: &mut Trail,
+    ticket: &mut Option<Ticket>,
 ) -> Result<Response<ResponseBody>, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -141,16 +158,36 @@ where
         Some(user) => user,
         None => authenticate(state, parts)?,
     };
+    trail.user = Some(user.clone());
     let bad = |error: &dyn std::fmt::Display| ApiError::bad_request(error.to_string());
     let query = Query::parse(parts.uri.query().unwrap_or_default()).map_err(|error| bad(&error))?;
     let info =
         RequestInfo::parse(&parts.method, parts.uri.path(), &query).map_err(|error| bad(&error))?;
     let snapshot = state.registry.load_full();
     labels.understand(&info, &snapshot, &query, &parts.headers);
+    trail.info = Some(info.clone());
+    let asking = user.clone();
     let user = impersonate(&state.authz, user, &parts.headers)?;
-    state
-        .authz
-        .check(&user, &info, query.get("fieldSelector").unwrap_or_default())?;
+    trail.impersonated = (!Arc::ptr_eq(&asking, &user)).then(|| user.clone());
+    // From here on, the request takes its turn among all others.
+    let wait = timeout(&query).unwrap_or(REQUEST_TIMEOUT) / 4;
+    let width = |widest| flow::width(&info, &query, &snapshot, widest);
+    *ticket = state
+        .flows
+        .classify(&user, &info, width, wait.min(flow::LONGEST_WAIT));
+    if let Some(ticket) = ticket.as_mut()
+        && let Err(refusal) = ticket.enter().await
+    {
+        return Ok(refusal);
+    }
+    let selector = query.get("fieldSelector").unwrap_or_default();
+    match state.authz.check(&user, &info, selector) {
+        Ok(reason) => trail.decision = Some((true, reason)),
+        Err((error, reason)) => {
+            trail.decision = Some((false, reason));
+            return Err(error.into());
+        }
+    }
     let Some(mut target) = info.resource else {
         return Ok(
             meta_api::handle(state, &parts.method, &info.path, &query, &parts.headers).await?,
@@ -169,7 +206,23 @@ where
     let (stream, body) = if target.subresource == "proxy" {
         (Some(handler::proxy::body(body)), Ok(Ok(Bytes::new())))
     } else {
-        let body = time::timeout(REQUEST_TIMEOUT, body::read(body)).await;
+        let mut reading = std::pin::pin!(body::read(body));
+        let body = match time::timeout(BODY_PATIENCE, &mut reading).await {
+            Ok(body) => Ok(body),
+            Err(_) => {
+                // Who sends slowly keeps nobody from a seat meanwhile.
+                if let Some(ticket) = ticket.as_mut() {
+                    ticket.leave();
+                }
+                let body = time::timeout(REQUEST_TIMEOUT, reading).await;
+                if let Some(ticket) = ticket.as_mut()
+                    && let Err(refusal) = ticket.enter().await
+                {
+                    return Ok(refusal);
+                }
+                body
+            }
+        };
         (None, body)
     };
     let body = match body {
@@ -185,6 +238,7 @@ where
             );
         }
     };
+    trail.body = body.clone();
     let deprecation = served.resource.deprecation(&target.gvr.version);
     let call = Call {
         state: state.clone(),
@@ -203,8 +257,10 @@ where
     if let Some(body) = stream {
         return handler::proxy::handle(&call, parts, body).await;
     }
-    let mut response = match time::timeout(timeout(&call)?, handler::handle(&call)).await {
-        Ok(response) => response?,
+    let mut response = match time::timeout(timeout(&call.query)?, handler::handle(&call)).await {
+        // What the client should know is told beside an error, too.
+        Ok(Err(error)) => failure(state, &parts.headers, &error),
+        Ok(Ok(response)) => response,
         Err(_) => {
             return Err(ApiError::timeout(
                 "request did not complete within the allotted timeout",
@@ -228,9 +284,15 @@ where
     Ok(response)
 }
 
+/// The client's own name for its request, if it gave one that can be kept.
+fn audit_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get("audit-id")?.to_str().ok()?;
+    (!id.is_empty() && id.len() <= 64).then(|| id.to_owned())
+}
+
 /// `timeout=5s`, if it is shorter than the server's own.
-fn timeout(call: &Call) -> Result<Duration, ApiError> {
-    let Some(text) = call.query.non_empty("timeout") else {
+fn timeout(query: &Query) -> Result<Duration, ApiError> {
+    let Some(text) = query.non_empty("timeout") else {
         return Ok(REQUEST_TIMEOUT);
     };
     let invalid = || {

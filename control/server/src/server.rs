@@ -20,6 +20,7 @@ use tokio::{net::TcpListener, time};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
+    audit::Audit,
     authn::{
         Authenticator, BoundObjects,
         tokens::{TokenError, Tokens},
@@ -33,6 +34,8 @@ use crate::{
     bootstrap,
     cache::{ResourceCache, WatchCache},
     config::ServerConfig,
+    encrypt::{SealedStore, reseal},
+    flow::{self, Flows, SERVER_SEATS},
     leases::EventLeases,
     meta_api,
     metrics::Metrics,
@@ -53,6 +56,8 @@ pub enum StartError {
     Store(#[source] kernelet_store::StoreError),
     #[error("the ServiceAccount keys are not usable")]
     Keys(#[source] TokenError),
+    #[error("the audit log can't be opened")]
+    Audit(#[source] std::io::Error),
     #[error("the registry lacks {what}")]
     Registry { what: &'static str },
     #[error("writing the cluster's first objects: {what}: {message}")]
@@ -79,6 +84,9 @@ impl Server {
         store: Store,
         api: Arc<Registry>,
     ) -> Result<Server, StartError> {
+        let store = SealedStore::new(store, config.encryption.clone());
+        let audit = config.audit.clone().map(Audit::start).transpose();
+        let audit = audit.map_err(StartError::Audit)?;
         let (cache, feed) = WatchCache::load(store.clone(), registry::storages(&api))
             .await
             .map_err(StartError::Store)?;
@@ -104,17 +112,20 @@ impl Server {
             }),
         };
         let shutdown = CancellationToken::new();
+        let metrics = Metrics::new();
         let state = Arc::new(State {
             registry: ArcSwap::from_pointee(Snapshot::new(api.clone(), &cache)),
             openapi: ArcSwap::from_pointee(OpenApi::new(api, meta_api::GIT_VERSION)),
             authn: Authenticator::new(tokens, objects),
             authz,
+            audit,
             config,
             store,
             cache,
             event_leases: EventLeases::default(),
             quota_turns: Default::default(),
-            metrics: Metrics::new(),
+            flows: Flows::new(metrics.flow.clone(), SERVER_SEATS),
+            metrics,
             usage: Sampler::default(),
             shutdown: shutdown.clone(),
         });
@@ -130,7 +141,18 @@ impl Server {
                 message: failed.error.message,
             })?;
         aggregate::settle(&state).await;
+        flow::settle(&state).await;
+        tokio::spawn(flow::run(state.clone()));
         tokio::spawn(aggregate::run(state.clone()));
+        tokio::spawn({
+            let store = state.store.clone();
+            async move {
+                let sealed = reseal(&store).await;
+                if sealed > 0 {
+                    tracing::info!(sealed, "values in the store were encrypted anew");
+                }
+            }
+        });
         tokio::spawn(compact(state));
         Ok(server)
     }

@@ -1,6 +1,7 @@
 //! Upstream's defaults, one function a kind. They run on canonical trees: an empty value that Go would not keep is
 //! absent here.
 
+mod flowcontrol;
 mod pod;
 mod quota;
 
@@ -8,6 +9,7 @@ use crate::{Value, meta::child_mut};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, json};
 
+pub use flowcontrol::{flow_schema, priority_level};
 pub use pod::{pod, pod_spec, pod_template};
 pub use quota::{limit_range, resource_quota};
 

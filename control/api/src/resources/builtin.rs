@@ -278,6 +278,7 @@ fn core(schema: &Schema) -> Vec<Resource> {
             &[Verb::Create, Verb::Get],
         )
         .own("log", &[Verb::Get])
+        .own("resize", &STATUS_VERBS)
         .sub(
             "portforward",
             Gvk::new("", "v1", "PodPortForwardOptions"),
@@ -651,5 +652,37 @@ fn rest(schema: &Schema) -> Vec<Resource> {
                 ..base
             },
         ),
+        stored(
+            schema,
+            crate::flowcontrol::GROUP,
+            "FlowSchema",
+            "flowschemas",
+            Hooks {
+                default: defaults::flow_schema,
+                validate: validate::flowcontrol::flow_schema,
+                validate_update: validate::flowcontrol::flow_schema_update,
+                validate_status: validate::flowcontrol::status,
+                strategy: CONTROLLED,
+                ..base
+            },
+        )
+        .cluster()
+        .status(),
+        stored(
+            schema,
+            crate::flowcontrol::GROUP,
+            "PriorityLevelConfiguration",
+            "prioritylevelconfigurations",
+            Hooks {
+                default: defaults::priority_level,
+                validate: validate::flowcontrol::priority_level,
+                validate_update: validate::flowcontrol::priority_level_update,
+                validate_status: validate::flowcontrol::status,
+                strategy: CONTROLLED,
+                ..base
+            },
+        )
+        .cluster()
+        .status(),
     ]
 }

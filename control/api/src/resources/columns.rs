@@ -338,6 +338,51 @@ pub(super) fn of(group: &str, kind: &str) -> Vec<Column> {
                 "preemptionPolicy",
             ),
         ],
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => vec![
+            NAME,
+            text(
+                "PriorityLevel",
+                "The level that its requests are handled at.",
+                "spec.priorityLevelConfiguration.name",
+            ),
+            text(
+                "MatchingPrecedence",
+                "The lowest of those that match a request is chosen.",
+                "spec.matchingPrecedence",
+            ),
+            computed(
+                "DistinguisherMethod",
+                "How its requests are split into flows.",
+                "flow.distinguisher",
+            ),
+            AGE,
+            computed(
+                "MissingPL",
+                "Whether it references a priority level that is missing or broken.",
+                "flow.dangling",
+            ),
+        ],
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => vec![
+            NAME,
+            text("Type", "Limited or Exempt.", "spec.type"),
+            computed(
+                "NominalConcurrencyShares",
+                "Its part of the server's seats, against the other levels' shares.",
+                "flow.shares",
+            ),
+            computed("Queues", "How many queues it has.", "flow.queues"),
+            computed(
+                "HandSize",
+                "How many queues one flow may be put in.",
+                "flow.handSize",
+            ),
+            computed(
+                "QueueLengthLimit",
+                "How many requests may wait in a queue.",
+                "flow.queueLength",
+            ),
+            AGE,
+        ],
         ("metrics.k8s.io", _) => vec![
             Column {
                 description: "Name of the resource",

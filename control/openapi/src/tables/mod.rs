@@ -5,6 +5,7 @@
 
 mod cells;
 mod core;
+mod flow;
 mod metrics;
 mod pod;
 mod row;
@@ -45,6 +46,10 @@ pub fn table<'o>(
     metadata: Value,
     options: TableOptions,
 ) -> Value {
+    let mut objects: Vec<&Value> = objects.into_iter().collect();
+    if resource.kind == "FlowSchema" {
+        flow::sort(&mut objects);
+    }
     let rows: Vec<Value> = objects
         .into_iter()
         .map(|object| row(resource, object, options))

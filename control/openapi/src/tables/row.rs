@@ -10,7 +10,7 @@ use kernelet_api::{
 
 use super::{
     cells::{self, at},
-    core, metrics, pod, workloads,
+    core, flow, metrics, pod, workloads,
 };
 
 /// An object that is being printed.
@@ -91,6 +91,12 @@ impl<'o> Row<'o> {
             "binding.serviceAccounts" => core::subjects(object, "ServiceAccount").into(),
             "csr.duration" => core::csr_duration(object).into(),
             "csr.condition" => core::csr_condition(object).into(),
+            "flow.distinguisher" => flow::distinguisher(object).into(),
+            "flow.dangling" => flow::dangling(object).into(),
+            "flow.shares" => flow::limited(object, "nominalConcurrencyShares"),
+            "flow.queues" => flow::limited(object, "limitResponse.queuing.queues"),
+            "flow.handSize" => flow::limited(object, "limitResponse.queuing.handSize"),
+            "flow.queueLength" => flow::limited(object, "limitResponse.queuing.queueLengthLimit"),
             "metrics.cpu" => metrics::usage(object, "cpu").into(),
             "metrics.memory" => metrics::usage(object, "memory").into(),
             "event.lastSeen" => core::Event(object).last_seen(now).into(),

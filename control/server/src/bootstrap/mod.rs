@@ -1,6 +1,8 @@
 //! What every cluster has: system namespaces and priorities, default roles and bindings, and the `kubernetes` Service with its
 //! endpoints. Made at start through the same write path as everything else, as the server's own identity.
 
+mod cluster_info;
+pub mod flow;
 mod policy;
 
 use std::{net::IpAddr, sync::Arc};
@@ -60,6 +62,8 @@ pub async fn run(state: &Arc<State>) -> Result<(), Failed> {
         .await?;
     }
     policy::reconcile(state, &user).await?;
+    flow::reconcile(state, &user).await?;
+    cluster_info::publish(state, &user).await?;
     kubernetes_service(state, &user).await
 }
 

@@ -13,6 +13,7 @@ mod commit;
 mod computed;
 mod connect;
 mod container;
+mod continuation;
 mod delete;
 mod log;
 mod patch;

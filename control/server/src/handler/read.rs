@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
 use kernelet_api::{ApiError, Value, codec::Format, status::Cause};
 use kernelet_store::{Range, Revision, StoreError};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
     Call, Failure,
+    continuation::Token,
     encode::{ListMeta, View},
     params::{ListOptions, Match, resource_version},
     select::Filter,
@@ -34,42 +33,6 @@ use crate::{
 const GZIP_FROM: usize = 128 * 1024;
 /// What goes into one chunk of a streamed list.
 const CHUNK: usize = 64 * 1024;
-
-/// What a continue token says: the revision of the list and the last key that was sent.
-#[derive(Debug, Serialize, Deserialize)]
-struct Token {
-    v: String,
-    /// -1: whatever is current; the list is no longer consistent.
-    rv: i64,
-    start: String,
-}
-
-const TOKEN_VERSION: &str = "meta.k8s.io/v1";
-
-impl Token {
-    fn encode(rv: i64, start: &str) -> String {
-        let token = Token {
-            v: TOKEN_VERSION.to_owned(),
-            rv,
-            start: start.to_owned(),
-        };
-        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("a token has a JSON form"))
-    }
-
-    fn decode(text: &str) -> Result<Token, ApiError> {
-        let invalid =
-            |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD
-            .decode(text)
-            .map_err(|error| invalid(&error.to_string()))?;
-        let token: Token =
-            serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
-        if token.v != TOKEN_VERSION || token.start.is_empty() || token.rv == 0 || token.rv < -1 {
-            return Err(invalid("incorrect encoded start resourceVersion or key"));
-        }
-        Ok(token)
-    }
-}
 
 /// `get` of one object.
 pub async fn get(call: &Call) -> Result<Response<ResponseBody>, Failure> {

@@ -12,6 +12,7 @@ use labels::{DurationLabels, KindLabels, LongLabels, ResourceLabels};
 
 use std::{fmt::Write, time::Duration};
 
+use crate::flow::FlowMetrics;
 use http::Method;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -40,6 +41,8 @@ pub struct Metrics {
     inflight: Family<KindLabels, PromGauge>,
     objects: Family<ResourceLabels, PromGauge>,
     revision: PromGauge,
+    /// Priority and fairness.
+    pub flow: FlowMetrics,
 }
 
 /// Counts one while it lives.
@@ -112,7 +115,9 @@ impl Metrics {
             platform: format!("linux/{}", std::env::consts::ARCH),
         };
         build.get_or_create(&labels).set(1);
+        let flow = FlowMetrics::register(&mut registry);
         Metrics {
+            flow,
             registry,
             requests,
             durations,
