@@ -3,7 +3,10 @@
 mod common;
 
 use common::{Cluster, wait_for};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, ResourceQuota};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod, ResourceQuota},
+};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -131,4 +134,57 @@ async fn counts_and_charges_do_not_lose_each_other() {
     let left = pods.list(&Default::default()).await.unwrap().items.len();
     assert!(left <= 10, "{left} pods under a quota of 10");
     becomes(&quotas, json!({"pods": left.to_string()})).await;
+}
+
+/// What makes pods tells why it can't, and goes on when there is room again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_grows_into_its_quota() {
+    let cluster = Cluster::start().await;
+    let quotas = cluster.api::<ResourceQuota>();
+    let pods = cluster.api::<Pod>();
+    cluster
+        .create::<ResourceQuota>(json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "1", "count/deployments.apps": "1"}}}))
+        .await;
+    becomes(&quotas, json!({"pods": "0", "count/deployments.apps": "0"})).await;
+    let deployment = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}}}})
+    };
+    cluster.create::<Deployment>(deployment("web")).await;
+    let second = serde_json::from_value(deployment("other")).unwrap();
+    let deployments = cluster.api::<Deployment>();
+    let refused = deployments
+        .create(&PostParams::default(), &second)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("exceeded quota: q, requested: count/deployments.apps=1, used: count/deployments.apps=1, limited: count/deployments.apps=1"),
+        "{refused}"
+    );
+    let failure = wait_for("the refusal to be told", || async {
+        let status = deployments.get("web").await.ok()?.status?;
+        let conditions = status.conditions.unwrap_or_default();
+        let failure = conditions
+            .into_iter()
+            .find(|c| c.type_ == "ReplicaFailure")?;
+        failure.message
+    })
+    .await;
+    assert!(
+        failure.contains(
+            "is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"
+        ),
+        "{failure}"
+    );
+    let more = json!({"spec": {"hard": {"pods": "2"}}});
+    quotas
+        .patch("q", &PatchParams::default(), &Patch::Merge(&more))
+        .await
+        .unwrap();
+    wait_for("the second pod", || async {
+        let list = pods.list(&Default::default()).await.ok()?;
+        (list.items.len() == 2).then_some(())
+    })
+    .await;
+    becomes(&quotas, json!({"pods": "2", "count/deployments.apps": "1"})).await;
 }
