@@ -110,6 +110,18 @@ pub struct ClusterOptions {
     /// The DNS domain of Services
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     pub cluster_domain: String,
+    /// Where who asked for what is logged [default: audit.log in the log folder]
+    #[arg(long, value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+    /// How much of which request is logged (an audit.k8s.io/v1 Policy) [default: metadata of all that matters]
+    #[arg(long, value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// The size in MiB at which another audit log is begun
+    #[arg(long, default_value_t = 100, value_name = "MIB")]
+    pub audit_log_maxsize: u64,
+    /// How many full audit logs are kept
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub audit_log_maxbackup: usize,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -12,7 +12,9 @@ use kernelet_pki::{
     Ca, Identity, IdentitySpec, KubeConfig, Lifetimes, Login, ServiceAccountKeys, Usage,
     client_config, server_config,
 };
-use kernelet_server::{Cidr, Server, ServerConfig, UserInfo};
+use kernelet_server::{
+    AuditConfig, AuditFile, AuditPolicy, Cidr, Encryption, Server, ServerConfig, UserInfo,
+};
 use kernelet_store::{OpenError, Options, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +90,7 @@ pub async fn start(
         service_cidrs: vec![service_cidr],
         node_ports: 30000..=32767,
         issuer: format!("https://kubernetes.default.svc.{}", cluster.cluster_domain),
-        service_account_keys: identities.keys,
+        service_account_keys: identities.keys.clone(),
         tls: Arc::new(server_config(
             &identities.serving,
             identities.ca.cert_pem(),
@@ -98,6 +100,10 @@ pub async fn start(
             Some(&identities.kubelet_client),
         )?),
         cluster_ca_pem: identities.ca.cert_pem().to_owned(),
+        encryption: Some(Arc::new(Encryption::load_or_create(
+            &instance.pki_dir().join("encryption.keys"),
+        )?)),
+        audit: Some(audit(instance, cluster)?),
     };
     let server = Server::start(config, store.clone())
         .await
@@ -131,10 +137,12 @@ pub async fn start(
     if !without.contains(&Part::Controllers) {
         let client = plane.client(UserInfo::controllers());
         let (ca, cidr) = (plane.ca.clone(), cluster.cluster_cidr.clone());
+        let keys = identities.keys;
         let stop = shutdown.clone();
         health.supervise("controllers", shutdown.clone(), move || {
             let (client, informers, stop) = (client.clone(), informers.clone(), stop.clone());
-            let config = ControllersConfig::new(ca.clone(), vec![cidr.clone()]);
+            let mut config = ControllersConfig::new(ca.clone(), vec![cidr.clone()]);
+            config.service_account_keys = Some(keys.clone());
             async move { kernelet_controllers::run_shared(client, &informers, config, stop).await }
         });
     }
@@ -159,6 +167,29 @@ impl ControlPlane {
     pub async fn close(self) {
         self.store.close().await;
     }
+}
+
+fn audit(instance: &Instance, cluster: &ClusterOptions) -> anyhow::Result<AuditConfig> {
+    let policy = match &cluster.audit_policy_file {
+        None => AuditPolicy::standard(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read --audit-policy-file {}", path.display()))?;
+            AuditPolicy::parse(&text)
+                .with_context(|| format!("--audit-policy-file {}", path.display()))?
+        }
+    };
+    let path = match &cluster.audit_log_path {
+        Some(path) => path.clone(),
+        None => instance.audit_log(),
+    };
+    if let Some(dir) = path.parent() {
+        private_dir(dir)?;
+    }
+    let mut file = AuditFile::new(path);
+    file.max_bytes = cluster.audit_log_maxsize << 20;
+    file.max_files = cluster.audit_log_maxbackup;
+    Ok(AuditConfig { policy, file })
 }
 
 async fn open_store(instance: &Instance, url: &str) -> anyhow::Result<Store> {

@@ -122,6 +122,10 @@ impl Instance {
         self.data_dir.join("kubeconfig")
     }
 
+    pub fn audit_log(&self) -> PathBuf {
+        self.log_dir.join("audit.log")
+    }
+
     pub fn log_file(&self) -> PathBuf {
         self.log_dir.join("kernelet.log")
     }

@@ -218,8 +218,11 @@ pub fn run_controllers(global: &Global, options: &ControllersOptions) -> anyhow:
             kernelet_pki::Lifetimes::default(),
         )?;
         let client = kernelet_client::from_kubeconfig(&options.part.kubeconfig).await?;
-        let config =
+        let mut config =
             kernelet_controllers::ControllersConfig::new(ca, vec![options.cluster_cidr.clone()]);
+        config.service_account_keys = Some(kernelet_pki::ServiceAccountKeys::load_or_create(
+            &instance.pki_dir(),
+        )?);
         kernelet_controllers::run(client, config, shutdown)
             .await
             .context("the controllers ended")?;

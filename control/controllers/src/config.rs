@@ -1,12 +1,14 @@
 //! What the controllers are told by whoever starts them.
 
-use kernelet_pki::Ca;
+use kernelet_pki::{Ca, ServiceAccountKeys};
 use std::time::Duration;
 
 /// Settings of all controllers; `ControllersConfig::new` has upstream's defaults.
 pub struct ControllersConfig {
     /// Signs certificate requests, and is published as `kube-root-ca.crt`.
     pub ca: Ca,
+    /// Signs the tokens of `kubernetes.io/service-account-token` Secrets; without it those stay empty.
+    pub service_account_keys: Option<ServiceAccountKeys>,
     /// The range that nodes' pod ranges are cut from, one per address family.
     pub cluster_cidrs: Vec<String>,
     /// Prefix length of a node's IPv4 range.
@@ -23,6 +25,7 @@ impl ControllersConfig {
     pub fn new(ca: Ca, cluster_cidrs: Vec<String>) -> Self {
         Self {
             ca,
+            service_account_keys: None,
             cluster_cidrs,
             node_mask_v4: 23,
             node_mask_v6: 64,

@@ -3,6 +3,7 @@
 //! **Invariant:** controllers know each other only through the API: each watches, decides and
 //! writes for itself.
 
+mod bootstrap;
 mod certificates;
 mod common;
 mod config;
@@ -19,6 +20,7 @@ mod podgc;
 mod quota;
 mod replicaset;
 mod run;
+mod tokens;
 
 pub use config::ControllersConfig;
 pub use node::BadCidr;

@@ -1,13 +1,13 @@
 //! Starts every controller on the process's shared watches.
 
 use crate::{
-    BadCidr, ControllersConfig, certificates,
+    BadCidr, ControllersConfig, bootstrap, certificates,
     common::Context,
     deployment, disruption, endpoints, garbage,
     inventory::Inventory,
     namespace_defaults, namespaces,
     node::{Cidr, eviction, ipam, lifecycle},
-    podgc, quota, replicaset,
+    podgc, quota, replicaset, tokens,
 };
 use kernelet_client::Informers;
 use kube::Client;
@@ -67,6 +67,10 @@ pub async fn run_shared(
     set.spawn(replicaset::run(context.clone()));
     set.spawn(endpoints::run(context.clone()));
     let ca_pem = config.ca.cert_pem().to_owned();
+    set.spawn(bootstrap::run(context.clone()));
+    if let Some(keys) = config.service_account_keys {
+        set.spawn(tokens::run(context.clone(), keys, ca_pem.clone()));
+    }
     set.spawn(namespace_defaults::run(context.clone(), ca_pem));
     set.spawn(ipam::run(context.clone(), ranges));
     set.spawn(lifecycle::run(context.clone(), config.node_grace));

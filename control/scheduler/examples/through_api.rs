@@ -59,6 +59,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tls: Arc::new(kernelet_pki::server_config(&identity, ca.cert_pem())?),
         kubelet_client: Arc::new(kernelet_pki::client_config(ca.cert_pem(), Some(&identity))?),
         cluster_ca_pem: ca.cert_pem().to_owned(),
+        encryption: None,
+        audit: None,
     };
     let server = Server::start(config, store).await?;
     let client = |user| kernelet_client::from_service(server.service(user));

@@ -52,6 +52,8 @@ impl Cluster {
             tls: Arc::new(tls),
             kubelet_client: Arc::new(kubelet),
             cluster_ca_pem: ca.cert_pem().to_owned(),
+            encryption: None,
+            audit: None,
         };
         let server = Server::start(config, store).await.unwrap();
         let client = |user| kernelet_client::from_service(server.service(user));
@@ -196,7 +198,7 @@ async fn a_pod_that_fits_nowhere_says_why_and_goes_where_room_appears() {
     );
     assert_eq!(message, "no nodes available to schedule pods");
     cluster.node("a", "1").await;
-    let expected = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are \
+    let expected = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are \
         available: 1 Preemption is not helpful for scheduling.";
     wait_for("the new reason", || async {
         (cluster.condition("web").await.2 == expected).then_some(())

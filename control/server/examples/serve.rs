@@ -61,6 +61,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tls: Arc::new(server_config(&serving, ca.cert_pem())?),
         kubelet_client: Arc::new(client_config(ca.cert_pem(), Some(&kubelet))?),
         cluster_ca_pem: ca.cert_pem().to_owned(),
+        encryption: None,
+        audit: None,
     };
     let store = match args.next() {
         Some(url) => Store::connect(&url).await?,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
@@ -31,6 +31,29 @@ impl ResponseBody {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         ResponseBody(Inner::Whole((!bytes.is_empty()).then_some(bytes)))
+    }
+
+    /// The body, if it is there as a whole.
+    pub(crate) fn bytes(&self) -> Option<&Bytes> {
+        match &self.0 {
+            Inner::Whole(bytes) => bytes.as_ref(),
+            Inner::Stream(_) => None,
+        }
+    }
+
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.0, Inner::Stream(_))
+    }
+
+    /// Keeps `guard` until the body has been sent, or given up.
+    pub(crate) fn with_guard(self, guard: impl Send + 'static) -> Self {
+        match self.0 {
+            Inner::Whole(_) => self,
+            Inner::Stream(stream) => ResponseBody::stream(stream.map(move |item| {
+                let _kept = &guard;
+                item
+            })),
+        }
     }
 
     pub(crate) fn stream(

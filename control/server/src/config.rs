@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use kernelet_pki::ServiceAccountKeys;
 
+use crate::{audit::AuditConfig, encrypt::Encryption};
+
 /// Everything that differs from one server to another.
 #[derive(Clone)]
 pub struct ServerConfig {
@@ -27,6 +29,10 @@ pub struct ServerConfig {
     pub kubelet_client: Arc<rustls::ClientConfig>,
     /// The cluster authority's certificates (PEM), published to clients.
     pub cluster_ca_pem: String,
+    /// Seals Secrets in the store; none leaves them plain there.
+    pub encryption: Option<Arc<Encryption>>,
+    /// Logs who asked for what; none logs nothing.
+    pub audit: Option<AuditConfig>,
 }
 
 impl ServerConfig {

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use kernelet_store::{LeaseId, Store, StoreError};
+use kernelet_store::{LeaseId, StoreError};
 use tokio::sync::Mutex;
+
+use crate::encrypt::SealedStore;
 
 /// How long an Event is kept, upstream's figure.
 const EVENT_LIFE: Duration = Duration::from_secs(3600);
@@ -17,7 +19,7 @@ pub struct EventLeases {
 
 impl EventLeases {
     /// The lease of an event that is written now.
-    pub async fn current(&self, store: &Store) -> Result<LeaseId, StoreError> {
+    pub async fn current(&self, store: &SealedStore) -> Result<LeaseId, StoreError> {
         let mut current = self.current.lock().await;
         if let Some((lease, made)) = *current
             && made.elapsed() < SHARED_FOR

@@ -83,10 +83,9 @@ pub(crate) async fn run(context: Context, ca: Ca) {
 /// How long the request stays from now on.
 fn kept_for(request: &CertificateSigningRequest, now: jiff::Timestamp) -> Duration {
     let left = |from: jiff::Timestamp, kept: Duration| kept.saturating_sub(since(from, now));
-    let issued = is_issued(request);
-    let over = [DENIED, FAILED]
+    // Also what was approved and is never issued: no signer of ours knows it.
+    let over = [DENIED, FAILED, APPROVED]
         .into_iter()
-        .chain(issued.then_some(APPROVED))
         .filter_map(|type_| since_condition(request, type_))
         .map(|from| left(from, HOUR))
         .min();

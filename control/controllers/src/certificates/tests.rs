@@ -206,7 +206,7 @@ fn requests_are_kept_for_a_while_after_they_are_over() {
     let now = "2025-01-01T01:00:00Z".parse().expect("a time");
     for (condition, certificate, minutes) in [
         (None, false, 23 * 60),
-        (Some("Approved"), false, 23 * 60),
+        (Some("Approved"), false, 30),
         (Some("Approved"), true, 30),
         (Some("Denied"), false, 30),
         (Some("Failed"), false, 30),

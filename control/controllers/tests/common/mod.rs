@@ -58,11 +58,15 @@ impl Cluster {
                 kernelet_pki::client_config(ca.cert_pem(), Some(&identity)).unwrap(),
             ),
             cluster_ca_pem: ca.cert_pem().to_owned(),
+            encryption: None,
+            audit: None,
         };
         let server = Server::start(config, store).await.unwrap();
         let shutdown = CancellationToken::new();
         let client = |user| kernelet_client::from_service(server.service(user));
+        let keys = ServiceAccountKeys::load_or_create(dir.path()).unwrap();
         let mut config = ControllersConfig::new(ca.clone(), vec!["10.244.0.0/16".to_owned()]);
+        config.service_account_keys = Some(keys);
         change(&mut config);
         tokio::spawn(kernelet_controllers::run(
             client(UserInfo::controllers()),
@@ -183,6 +187,11 @@ impl Kubectl {
             .args(["version", "--client"])
             .output();
         version.is_ok()
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn config(&self) -> &std::path::Path {
+        &self.config
     }
 
     /// What it prints, errors included; it must succeed.

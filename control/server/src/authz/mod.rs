@@ -77,17 +77,17 @@ impl Authorizer {
         }
     }
 
-    /// The request's own authorisation: nothing, or the 403.
+    /// The request's own authorisation: the reason, or the 403 and the reason for it.
     pub fn check(
         &self,
         user: &UserInfo,
         info: &RequestInfo,
         field_selector: &str,
-    ) -> Result<(), ApiError> {
+    ) -> Result<String, (ApiError, String)> {
         let attributes = info.attributes(user, field_selector);
         match self.decide(&attributes) {
-            Decision::Allow(_) => Ok(()),
-            Decision::No(reason) => Err(attributes.forbidden(&reason)),
+            Decision::Allow(reason) => Ok(reason),
+            Decision::No(reason) => Err((attributes.forbidden(&reason), reason)),
         }
     }
 }

@@ -61,6 +61,8 @@ impl TestServer {
             tls: Arc::new(server_config(&serving, ca.cert_pem()).unwrap()),
             kubelet_client: Arc::new(client_config(ca.cert_pem(), Some(&kubelet)).unwrap()),
             cluster_ca_pem: ca.cert_pem().to_owned(),
+            encryption: None,
+            audit: None,
         };
         change(&mut config);
         let server = Server::start_with(config, store.clone(), registry)

@@ -531,5 +531,7 @@ fn config(server: &TestServer) -> kernelet_server::ServerConfig {
         tls,
         kubelet_client: server.https(None),
         cluster_ca_pem: server.ca.cert_pem().to_owned(),
+        encryption: None,
+        audit: None,
     }
 }
