@@ -129,6 +129,13 @@ impl Resource {
                     None => drop(spec.remove("ephemeralContainers")),
                 }
             }
+            Some("resize") => {
+                crate::validate::pod::prepare_resize(new, old);
+                set_status(new, old.get("status"));
+                for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+                    copy_metadata(new, old, field);
+                }
+            }
             Some("finalize") => {
                 let finalizers = new.pointer("/spec/finalizers").cloned();
                 keep_all_but(new, old, &["metadata"]);

@@ -49,7 +49,6 @@ const fn value(
     }
 }
 
-const LOCAL_SECCOMP: &str = "seccomp profiles of the node are not implemented";
 const APPARMOR: &str = "AppArmor is not implemented";
 const SELINUX: &str = "SELinux is not implemented";
 const VOLUME: &str = "this kind of volume is not implemented";
@@ -155,46 +154,6 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         "Pod",
-        "spec.containers[].resizePolicy",
-        "resizing in place is not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.initContainers[].resizePolicy",
-        "resizing in place is not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.containers[].livenessProbe.grpc",
-        "gRPC probes are not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.containers[].readinessProbe.grpc",
-        "gRPC probes are not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.initContainers[].livenessProbe.grpc",
-        "gRPC probes are not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.initContainers[].readinessProbe.grpc",
-        "gRPC probes are not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.initContainers[].startupProbe.grpc",
-        "gRPC probes are not implemented",
-    ),
-    row(
-        "Pod",
-        "spec.containers[].startupProbe.grpc",
-        "gRPC probes are not implemented",
-    ),
-    row(
-        "Pod",
         "spec.containers[].env[].valueFrom.fileKeyRef",
         "environment files are not implemented",
     ),
@@ -244,30 +203,6 @@ pub const TABLE: &[Row] = &[
         "Pod",
         "spec.imagePullSecrets",
         "images are not pulled from registries yet; load them into the node",
-    ),
-    value(
-        "Pod",
-        "spec.securityContext.seccompProfile.type",
-        "Localhost",
-        LOCAL_SECCOMP,
-    ),
-    value(
-        "Pod",
-        "spec.containers[].securityContext.seccompProfile.type",
-        "Localhost",
-        LOCAL_SECCOMP,
-    ),
-    value(
-        "Pod",
-        "spec.initContainers[].securityContext.seccompProfile.type",
-        "Localhost",
-        LOCAL_SECCOMP,
-    ),
-    value(
-        "Pod",
-        "spec.ephemeralContainers[].securityContext.seccompProfile.type",
-        "Localhost",
-        LOCAL_SECCOMP,
     ),
     value(
         "Pod",

@@ -336,8 +336,10 @@ fn seccomp(
         "RuntimeDefault" => Ok(Seccomp::RuntimeDefault),
         "Localhost" => {
             let name = profile.localhost_profile.as_deref().unwrap_or_default();
-            localhost(name)
-                .map_err(|e| config_error(format!("failed to load seccomp profile {name}: {e}")))
+            localhost(name).map_err(|message| StepError {
+                reason: FailureReason::CreateContainerError,
+                message,
+            })
         }
         other => Err(config_error(format!(
             "seccomp profile type {other} is not known"

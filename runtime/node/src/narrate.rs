@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use kernelet_client::EventType;
 use kernelet_pod_plan::{
-    FailureReason, Observed, Outcome, PullPolicy, Role, Run, Step, Wanted, probe::ProbeKind,
+    FailureReason, Observed, Outcome, PullPolicy, Role, Run, Step, Wanted, infeasible_resize,
+    probe::ProbeKind,
 };
+use serde_json::{Map, Value, json};
 
 use crate::{pod::PodHome, steps::field_path};
 
@@ -14,6 +16,8 @@ use crate::{pod::PodHome, steps::field_path};
 pub(crate) struct Told {
     /// By container: the attempt whose waiting in the back-off was told.
     back_off: HashMap<String, u32>,
+    /// The generation of the pod whose resize was told to be impossible.
+    infeasible: Option<i64>,
 }
 
 impl Told {
@@ -33,6 +37,10 @@ impl Told {
                     return;
                 }
                 (container, *reason)
+            }
+            Step::ResizePod { .. } => {
+                let message = resize_message(wanted, "Pod resize started", None);
+                return home.event(EventType::Normal, "ResizeStarted", message);
             }
             _ => return,
         };
@@ -96,6 +104,14 @@ impl Told {
                     error.reason,
                     &error.message,
                 );
+            }
+            (Step::ResizePod { .. }, Ok(_)) => {
+                let message = resize_message(wanted, "Pod resize completed", None);
+                home.event(EventType::Normal, "ResizeCompleted", message);
+            }
+            (Step::ResizePod { .. }, Err(error)) => {
+                let message = resize_message(wanted, "Pod resize error", Some(&error.message));
+                home.event(EventType::Warning, "ResizeError", message);
             }
             (Step::StartContainer { container, .. }, Ok(_)) => {
                 let message = format!("Started container {container}");
@@ -165,6 +181,14 @@ impl Told {
         seen: &Observed,
         now: jiff::Timestamp,
     ) {
+        let generation = wanted.pod.metadata.generation.unwrap_or_default();
+        if self.infeasible != Some(generation)
+            && let Some(why) = infeasible_resize(wanted, seen)
+        {
+            self.infeasible = Some(generation);
+            let message = resize_message(wanted, "Pod resize Infeasible", Some(&why));
+            home.event(EventType::Warning, "ResizeInfeasible", message);
+        }
         for (role, container) in wanted.containers() {
             let Some(c) = seen.containers.get(&container.name) else {
                 continue;
@@ -196,6 +220,34 @@ impl Told {
             }
         }
     }
+}
+
+/// What is asked for, as upstream's events carry it.
+fn resize_message(wanted: &Wanted, what: &str, error: Option<&str>) -> String {
+    let list = |main: bool| {
+        let all = wanted.containers();
+        all.filter(|(role, _)| {
+            if main {
+                *role == Role::Main
+            } else {
+                role.is_init()
+            }
+        })
+        .map(|(_, c)| json!({"name": c.name, "resources": c.resources.clone().unwrap_or_default()}))
+        .collect::<Vec<_>>()
+    };
+    let mut summary = Map::new();
+    for (name, containers) in [("initContainers", list(false)), ("containers", list(true))] {
+        if !containers.is_empty() {
+            summary.insert(name.to_owned(), containers.into());
+        }
+    }
+    let generation = wanted.pod.metadata.generation.unwrap_or_default();
+    summary.insert("generation".to_owned(), generation.into());
+    if let Some(error) = error {
+        summary.insert("error".to_owned(), error.into());
+    }
+    format!("{what}: {}", Value::Object(summary))
 }
 
 fn container_event(

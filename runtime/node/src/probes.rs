@@ -11,7 +11,9 @@ use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use crate::{
     pod::PodHome,
-    steps::{HandlerError, Scene, exec_capture, handler_port, http_get, pod_ip, tcp_connect},
+    steps::{
+        HandlerError, Scene, exec_capture, grpc_health, handler_port, http_get, pod_ip, tcp_connect,
+    },
 };
 
 #[derive(Debug)]
@@ -221,6 +223,12 @@ impl Task {
                 .filter(|h| !h.is_empty())
                 .map_or_else(|| ip().map(|i| i.to_string()), Ok)?;
             return tcp_connect(&host, port, limit).await;
+        }
+        if let Some(grpc) = &self.probe.grpc {
+            let port = u16::try_from(grpc.port)
+                .map_err(|_| HandlerError::Broken(format!("couldn't find port: {}", grpc.port)))?;
+            let service = grpc.service.as_deref().unwrap_or_default();
+            return grpc_health(&ip()?.to_string(), port, service, limit).await;
         }
         Err(HandlerError::Broken(
             "the probe's kind is not implemented".to_owned(),

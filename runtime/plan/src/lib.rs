@@ -21,6 +21,7 @@ mod planner;
 pub mod probe;
 pub mod project;
 pub mod quantity;
+mod resize;
 pub mod resources;
 mod restore;
 mod status;
@@ -36,6 +37,7 @@ pub use observed::{
     ObservedContainer, Reported, Run, Stage, Stop, Teardown, VolumeStage,
 };
 pub use planner::{Plan, plan, pull_policy};
+pub use resize::infeasible_resize;
 pub use restore::{ShimLeft, Survivor, SurvivorPhase, Survivors, container_id};
 pub use status::{pod_status, runtime_id, status_patch};
 pub use step::{Done, KillReason, Outcome, PullPolicy, Step, StepError, StepKind};

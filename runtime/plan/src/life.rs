@@ -4,7 +4,7 @@
 //! simulated node in the tests walks it without a kernel.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{PodStatus, ResourceRequirements};
 
 use crate::{
     ContainerId, Done, Exit, Failure, FailureReason, Finished, Hook, ImageStage, Observed,
@@ -12,6 +12,7 @@ use crate::{
     Teardown, VolumeStage, Wanted,
     back_off::RetryKind,
     probe::{ProbeAnswer, ProbeKind, ProbeState, ProbeTiming},
+    resources::CgroupLimits,
     status::normalized,
 };
 
@@ -66,8 +67,15 @@ impl Observed {
                 c.image = ImageStage::Busy { before };
             }
             Step::CreateContainer {
-                container, attempt, ..
-            } => self.container_mut(container).begin_create(*attempt, now),
+                container,
+                attempt,
+                resources,
+                ..
+            } => {
+                let c = self.container_mut(container);
+                c.begin_create(*attempt, now);
+                c.actuated = Some((**resources).clone());
+            }
             Step::StartContainer { container, .. } => {
                 if let Run::Created { starting, .. } = &mut self.container_mut(container).run {
                     *starting = true;
@@ -131,6 +139,9 @@ impl Observed {
                 remains.insert(id.clone(), busy(before));
             }
             _ => {
+                if let Step::MakeCgroup { cgroup } = step {
+                    self.pod_limits = Some(cgroup.limits);
+                }
                 if let Some(stage) = self.stage_mut(kind) {
                     *stage = busy(std::mem::take(stage));
                 }
@@ -216,10 +227,13 @@ impl Observed {
                 if let (Step::AttachNetwork, Ok(Done::Attached { ips })) = (step, &outcome) {
                     self.ips.clone_from(ips);
                 }
-                let made = if kind == StepKind::RemoveFolders {
-                    Stage::Absent
-                } else {
-                    Stage::Done
+                if let (Step::ResizePod { cgroup, containers }, Ok(_)) = (step, &outcome) {
+                    self.resized(cgroup.limits, containers);
+                }
+                let made = match kind {
+                    // Till the next one.
+                    StepKind::RemoveFolders | StepKind::ResizePod => Stage::Absent,
+                    _ => Stage::Done,
                 };
                 if let Some(stage) = self.stage_mut(kind) {
                     *stage = match outcome {
@@ -227,6 +241,20 @@ impl Observed {
                         Err(error) => failed(kind, error, std::mem::take(stage), now),
                     };
                 }
+            }
+        }
+    }
+
+    fn resized(
+        &mut self,
+        limits: CgroupLimits,
+        containers: &[(String, ContainerId, ResourceRequirements)],
+    ) {
+        self.pod_limits = Some(limits);
+        for (name, id, resources) in containers {
+            let c = self.container_mut(name);
+            if matches!(&c.run, Run::Running { id: own, .. } if own == id) {
+                c.actuated = Some(resources.clone());
             }
         }
     }
@@ -389,6 +417,7 @@ impl Observed {
             StepKind::CreateSandbox => Some(&mut self.sandbox),
             StepKind::AttachNetwork => Some(&mut self.network),
             StepKind::DeleteFromApi => Some(&mut self.deleted_from_api),
+            StepKind::ResizePod => Some(&mut self.resize),
             _ => None,
         }
     }
@@ -493,6 +522,7 @@ impl Observed {
     fn begin_anew(&mut self) {
         self.rebuild = false;
         self.ips.clear();
+        self.resize = Stage::Absent;
         for c in self.containers.values_mut() {
             c.initialized = false;
             c.rerun_init();

@@ -6,9 +6,11 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{PodStatus, ResourceRequirements};
 
-use crate::{CrashBackOff, KillReason, RetryBackOff, StepKind, probe::ProbeState};
+use crate::{
+    CrashBackOff, KillReason, RetryBackOff, StepKind, probe::ProbeState, resources::CgroupLimits,
+};
 
 /// A container's id: 64 hex digits, `kernelet://<id>` in the API.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +51,7 @@ pub enum FailureReason {
     RunContainerError,
     PostStartHookError,
     PreStopHookError,
+    ResizeError,
     FailedKillPod,
     FailedToReport,
 }
@@ -66,6 +69,7 @@ impl FailureReason {
             Self::RunContainerError => "RunContainerError",
             Self::PostStartHookError => "PostStartHookError",
             Self::PreStopHookError => "PreStopHookError",
+            Self::ResizeError => "ResizeError",
             Self::FailedKillPod => "FailedKillPod",
             Self::FailedToReport => "FailedToReport",
         }
@@ -245,6 +249,8 @@ pub struct ObservedContainer {
     pub startup: ProbeState,
     pub readiness: ProbeState,
     pub liveness: ProbeState,
+    /// What the present run was made with, or last resized to; `None`: what the spec says.
+    pub actuated: Option<ResourceRequirements>,
     /// An init container that has done its work in an earlier life of the pod.
     pub initialized: bool,
     /// Dead runs other than the present one whose root and records are still to be removed.
@@ -284,6 +290,10 @@ pub struct Observed {
     pub shim: Stage,
     pub sandbox: Stage,
     pub network: Stage,
+    /// The limits that the pod's cgroup has, as far as known.
+    pub pod_limits: Option<CgroupLimits>,
+    /// A resize on its way.
+    pub resize: Stage,
     pub ips: Vec<IpAddr>,
     pub volumes: BTreeMap<String, VolumeStage>,
     pub containers: BTreeMap<String, ObservedContainer>,

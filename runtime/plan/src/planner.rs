@@ -23,8 +23,11 @@ use crate::{
     cgroup::PodCgroup,
     life::TEARDOWN,
     probe::ProbeAnswer,
+    resize::allocated,
     status::{self, is_terminal, pod_status},
 };
+
+mod resize;
 
 /// What is due.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -178,6 +181,7 @@ impl Planner<'_> {
         let volumes = self.volumes(folders && shim_comes);
         let ready = cgroup && sandbox && network && volumes;
         self.containers(ready);
+        self.resize();
         if in_sync {
             self.remove_remains();
         }
@@ -344,6 +348,7 @@ impl Planner<'_> {
                     container: container.name.clone(),
                     attempt,
                     target: self.target(&container.name),
+                    resources: Box::new(allocated(self.wanted, self.observed, container)),
                 });
             }
             ImageStage::Found(_) => {}
@@ -401,6 +406,8 @@ impl Planner<'_> {
             Some((KillReason::PostStartFailed, None))
         } else if changed {
             Some((KillReason::DefinitionChanged, None))
+        } else if self.restarts_for_resize(&container.name, c) {
+            Some((KillReason::Resized, None))
         } else {
             None
         };
@@ -625,9 +632,11 @@ impl Planner<'_> {
     /// A step of the way up still runs: its answer is awaited, so that nothing is made behind our back.
     fn grounds_busy(&self) -> bool {
         let o = self.observed;
-        [&o.folders, &o.cgroup, &o.shim, &o.sandbox, &o.network]
-            .into_iter()
-            .any(Stage::is_busy)
+        [
+            &o.folders, &o.cgroup, &o.shim, &o.sandbox, &o.network, &o.resize,
+        ]
+        .into_iter()
+        .any(Stage::is_busy)
             || o.volumes
                 .values()
                 .any(|v| matches!(v, VolumeStage::Busy { .. } | VolumeStage::Refreshing { .. }))

@@ -14,6 +14,7 @@ use crate::{
     life::STATUS_UNKNOWN,
     observed::ImageStage,
     probe::{ProbeAnswer, ProbeState},
+    resize,
     status::normalized,
 };
 
@@ -95,6 +96,9 @@ impl Observed {
                     id: told.image_id.clone(),
                 });
             }
+            if let Run::Running { .. } = c.run {
+                c.actuated = Some(told.resources.clone().unwrap_or_default());
+            }
             seen.containers.insert(told.name.clone(), c);
         }
         let adopted = survivors.shim == ShimLeft::Adopted;
@@ -107,6 +111,7 @@ impl Observed {
         seen.folders = done(survivors.folders);
         // Made again where nobody held it: a crash may have left it without its limits.
         seen.cgroup = done(survivors.cgroup && adopted);
+        seen.pod_limits = resize::told_limits(wanted).filter(|_| seen.cgroup.is_done());
         seen.shim = done(survivors.shim != ShimLeft::None);
         seen.sandbox = done(adopted && survivors.sandbox);
         seen.network = done(adopted && survivors.sandbox && !survivors.ips.is_empty());

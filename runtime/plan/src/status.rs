@@ -3,18 +3,21 @@
 //! Drives nothing: [`pod_status`] is a function of its arguments, and [`difference`] says whether the API must be
 //! told at once. The patch that tells it is made in [`status_patch`].
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-        ContainerStateWaiting, ContainerStatus, HostIP, PodIP, PodStatus,
+        ContainerStateWaiting, ContainerStatus, HostIP, PodIP, PodStatus, ResourceRequirements,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
 use crate::{
     ContainerId, Finished, Hook, ImageStage, Observed, ObservedContainer, Role, Run, Stage, Stop,
-    Teardown, Wanted, back_off::go_seconds, planner, probe::ProbeAnswer, resources::QosClass,
+    Teardown, Wanted, back_off::go_seconds, planner, probe::ProbeAnswer, resize,
+    resources::QosClass,
 };
 
 mod conditions;
@@ -85,7 +88,10 @@ pub fn pod_status(wanted: &Wanted, observed: &Observed, now: Timestamp) -> PodSt
         && (wanted.host_network() || observed.network.is_done())
         && matches!(observed.teardown, Teardown::NotBegun);
     let known = observed.reported.status.as_ref();
-    let conditions = conditions::conditions(wanted, &status, phase, sandbox, known, now);
+    let mut conditions = conditions::conditions(wanted, &status, phase, sandbox, known, now);
+    if matches!(phase, Phase::Pending | Phase::Running) && !down {
+        conditions.extend(conditions::resize(wanted, observed, known, now));
+    }
     status.conditions = Some(conditions);
     status
 }
@@ -257,17 +263,24 @@ fn container_status(
         restart_count: i32::try_from(c.restarts).unwrap_or(i32::MAX),
         state: Some(state),
         last_state: last,
-        allocated_resources: container
-            .resources
-            .as_ref()
-            .and_then(|r| r.requests.clone())
+        allocated_resources: resize::allocated(wanted, observed, container)
+            .requests
             .filter(|r| !r.is_empty()),
-        resources: container.resources.clone().filter(|r| {
-            r.limits.as_ref().is_some_and(|l| !l.is_empty())
-                || r.requests.as_ref().is_some_and(|l| !l.is_empty())
-        }),
+        resources: actual_resources(container, c),
         ..ContainerStatus::default()
     }
+}
+
+/// What the run has, not what the spec asks for.
+fn actual_resources(container: &Container, c: &ObservedContainer) -> Option<ResourceRequirements> {
+    let actual = match (&c.run, &c.actuated) {
+        (Run::Running { .. }, Some(actual)) => Some(actual),
+        _ => container.resources.as_ref(),
+    };
+    let some = |list: &Option<BTreeMap<_, _>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    actual
+        .filter(|r| some(&r.limits) || some(&r.requests))
+        .cloned()
 }
 
 /// `state` and `lastState`.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{PodStatus, ResourceRequirements};
 
 use crate::{ContainerId, Exit, FailureReason, ImageFound, cgroup::PodCgroup};
 
@@ -62,10 +62,14 @@ steps! {
         attempt: u32,
         /// The running container whose process namespace an ephemeral one joins.
         target: Option<ContainerId>,
+        /// What it gets; the spec may ask for what the node doesn't have.
+        resources: Box<ResourceRequirements>,
     },
     StartContainer { container: String, id: ContainerId },
     RunPostStart { container: String, id: ContainerId },
     RunPreStop { container: String, id: ContainerId, reason: KillReason, kill_at: Timestamp, limit: Duration },
+    /// New limits for the pod's cgroup and for those of running containers.
+    ResizePod { cgroup: PodCgroup, containers: Vec<(String, ContainerId, ResourceRequirements)> },
     /// The container's stop signal; it then has until `kill_at`.
     SignalContainer { container: String, id: ContainerId, reason: KillReason, kill_at: Timestamp },
     /// SIGKILL to everything in the container's cgroup.
@@ -104,6 +108,8 @@ pub enum KillReason {
     StartupFailed,
     PostStartFailed,
     DefinitionChanged,
+    /// Its resources have changed, and its resizePolicy asks for a restart.
+    Resized,
     /// All main containers of the pod have ended for good: its sidecars follow.
     PodFinished,
     NodeStops,
@@ -123,6 +129,7 @@ impl KillReason {
                 format!("Container {container} failed startup probe, will be restarted")
             }
             Self::PostStartFailed => "FailedPostStartHook".to_owned(),
+            Self::Resized => format!("Container {container} resize requires restart"),
             Self::DefinitionChanged => {
                 format!("Container {container} definition changed, will be restarted")
             }

@@ -156,6 +156,32 @@ pub fn nginx_image(dir: &Path) -> PathBuf {
     path
 }
 
+/// Debian's etcd with what it is linked with, as `etcd:test`: a gRPC server with a health service, on port 2379.
+pub fn etcd_image(dir: &Path) -> PathBuf {
+    let program = find("etcd");
+    let file = |path: &String| std::fs::read(path).expect(path);
+    let mut files = vec![
+        ("bin/etcd".to_owned(), file(&program), 0o755),
+        ("tmp/.keep".into(), Vec::new(), 0o644),
+    ];
+    for library in libraries(&program) {
+        let name = library.trim_start_matches('/').to_owned();
+        files.push((name, file(&library), 0o755));
+    }
+    let spec = ImageSpec {
+        name: "etcd:test".into(),
+        files,
+        links: Vec::new(),
+        config: json!({ "Entrypoint": [
+            "/bin/etcd", "--data-dir=/tmp/etcd", "--listen-client-urls=http://0.0.0.0:2379",
+            "--advertise-client-urls=http://127.0.0.1:2379",
+        ] }),
+    };
+    let path = dir.join("etcd.tar");
+    image_archive(&spec, &path);
+    path
+}
+
 /// A program of musl's libc that looks a name up (`/bin/lookup NAME`), as `musl:test`; `None` without musl-gcc.
 pub fn musl_image(dir: &Path) -> Option<PathBuf> {
     const LOOKUP: &str = "#include <arpa/inet.h>\n#include <netdb.h>\n#include <stdio.h>\n\

@@ -11,7 +11,9 @@ mod machine;
 mod traces;
 mod wait;
 
-pub use images::{ImageSpec, busybox_image, glibc_image, image_archive, musl_image, nginx_image};
+pub use images::{
+    ImageSpec, busybox_image, etcd_image, glibc_image, image_archive, musl_image, nginx_image,
+};
 pub use machine::{Machine, Output, binary};
 pub use traces::Traces;
 pub use wait::{eventually, try_eventually};

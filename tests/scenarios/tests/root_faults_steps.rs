@@ -21,6 +21,8 @@ enum Stage {
     Made,
     /// Its configMap changes, and it sees the new content in the end.
     Refreshed,
+    /// It is resized, and has its new limits in the end.
+    Resized,
     /// Its container is killed from outside and runs anew in the end.
     Restarted,
     /// It is deleted, and gone in the end.
@@ -43,6 +45,7 @@ fn stages(step: StepKind) -> &'static [Stage] {
         | StepKind::StartContainer
         | StepKind::RunPostStart => &[Stage::Made],
         StepKind::RefreshVolume => &[Stage::Refreshed],
+        StepKind::ResizePod => &[Stage::Resized],
         StepKind::RemoveContainer => &[Stage::Restarted],
         StepKind::KillContainer => &[Stage::DeletedDeaf],
         StepKind::RunPreStop
@@ -259,6 +262,33 @@ impl Scene {
         }
     }
 
+    fn resize(&self, fault: &Fault) -> Output {
+        let more =
+            r#"{"spec":{"containers":[{"name":"main","resources":{"limits":{"memory":"96Mi"}}}]}}"#;
+        let args = [
+            "patch",
+            "pod",
+            &fault.pod,
+            "--subresource=resize",
+            "-p",
+            more,
+        ];
+        self.machine.kubectl(&args)
+    }
+
+    /// The API says so, and nothing is on its way any more.
+    fn await_resized(&self, fault: &Fault) {
+        eventually(&fault.text, Duration::from_secs(60), || {
+            let status = self.machine.get(&["pod", &fault.pod])["status"].clone();
+            let actual = &status["containerStatuses"][0]["resources"]["limits"]["memory"];
+            let conditions = status["conditions"].to_string();
+            if actual == "96Mi" && !conditions.contains("PodResize") {
+                return Ok(());
+            }
+            Err(format!("{status:#}"))
+        });
+    }
+
     fn delete(&self, pods: &[&str]) -> Output {
         let mut args = vec!["delete", "pod", "--wait=false", "--ignore-not-found"];
         args.extend(pods);
@@ -289,6 +319,7 @@ spec:
   - name: main
     image: busybox:test
     command: [sh, -c, "{command}"]
+    resources: {{limits: {{memory: 64Mi}}, requests: {{memory: 32Mi}}}}
     lifecycle:
       postStart: {{exec: {{command: ["true"]}}}}
       preStop: {{exec: {{command: ["true"]}}}}
@@ -338,6 +369,11 @@ fn kill_the_program(at: impl Fn(&Fault) -> bool) {
                 scene.await_running(&fault, "new");
                 scene.apply(&settings("old")).ok();
             }
+            Stage::Resized => {
+                scene.set_off(&fault, || scene.resize(&fault));
+                scene.await_running(&fault, "old");
+                scene.await_resized(&fault);
+            }
             Stage::Restarted => {
                 scene.kill_container(&fault);
                 scene.up_again(&fault);
@@ -379,6 +415,13 @@ fn a_shim_killed_before_and_after_each_step_costs_its_pod_a_restart_at_most() {
         scene.kill_container(fault);
         scene.await_strike(fault);
         scene.await_running(fault, "old");
+    }
+    for fault in all.iter().filter(|fault| fault.stage == Stage::Resized) {
+        scene.arm(fault);
+        scene.resize(fault).ok();
+        scene.await_strike(fault);
+        scene.await_running(fault, "old");
+        scene.await_resized(fault);
     }
     for fault in all.iter().filter(|fault| fault.stage == Stage::Refreshed) {
         scene.arm(fault);

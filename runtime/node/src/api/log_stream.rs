@@ -1,13 +1,9 @@
 //! `containerLogs`: a container's log as a stream, followed without polling.
-//!
-//! The reader knows files by inode: when the shim rotates, the old file is read to its end before the new one.
 
 use std::{
     collections::HashMap,
     convert::Infallible,
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::MetadataExt,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -24,17 +20,16 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     Answer,
+    log_file::Open,
     log_source::{source, status_of},
     text,
 };
 use crate::{
     context::Context,
     inotify::Folders,
-    logs::{LogWish, Renderer, files, tail_start},
+    logs::{LogWish, Renderer},
     worker::View,
 };
-
-const CHUNK: usize = 32 << 10;
 
 pub(super) async fn answer(
     ctx: &Arc<Context>,
@@ -150,7 +145,7 @@ impl Reader {
             if !alive || renderer.is_full() {
                 return Ok(());
             }
-            if open.next_file(log)? {
+            if open.go_on()? {
                 continue;
             }
             let Some(written) = &mut written else {
@@ -221,148 +216,9 @@ impl Reader {
     }
 }
 
-/// The file being read.
-struct Open {
-    file: File,
-    inode: u64,
-    /// The beginning of a line whose end isn't written yet.
-    partial: Vec<u8>,
-    /// Files still to come that were rotated before the reading began.
-    later: Vec<PathBuf>,
-}
-
-impl Open {
-    /// At the first line that is wanted: with a tail that may be in a rotated file.
-    fn begin(log: &Path, tail: Option<usize>) -> io::Result<Self> {
-        let mut files = files(log);
-        let mut wanted = tail.unwrap_or(usize::MAX);
-        for index in (0..files.len()).rev() {
-            let path = files[index].clone();
-            let mut file = match File::open(&path) {
-                Ok(file) => file,
-                // Nothing has been written yet, or it was rotated away just now.
-                Err(e) if e.kind() == io::ErrorKind::NotFound && index > 0 => continue,
-                Err(e) => return Err(e),
-            };
-            let (start, found) = if wanted == usize::MAX {
-                (0, 0)
-            } else {
-                tail_start(&mut file, wanted)?
-            };
-            if index == 0 || (tail.is_some() && found >= wanted) || (tail.is_some() && wanted == 0)
-            {
-                file.seek(SeekFrom::Start(start))?;
-                let inode = file.metadata()?.ino();
-                let later = files.split_off(index + 1);
-                return Ok(Self {
-                    file,
-                    inode,
-                    partial: Vec::new(),
-                    later,
-                });
-            }
-            wanted = wanted
-                .saturating_sub(found)
-                .max(usize::from(tail.is_none()) * usize::MAX);
-        }
-        Err(io::ErrorKind::NotFound.into())
-    }
-
-    /// Reads complete lines; false at the end of the file.
-    fn read_lines(&mut self, lines: &mut Vec<u8>) -> io::Result<bool> {
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            let n = self.file.read(&mut chunk)?;
-            if n == 0 {
-                return Ok(false);
-            }
-            self.partial.extend_from_slice(&chunk[..n]);
-            if let Some(end) = self.partial.iter().rposition(|b| *b == b'\n') {
-                lines.extend(self.partial.drain(..=end));
-                return Ok(true);
-            }
-        }
-    }
-
-    /// Goes on to the file after this one, if this one is finished.
-    fn next_file(&mut self, log: &Path) -> io::Result<bool> {
-        let next = if self.later.is_empty() {
-            match std::fs::metadata(log) {
-                Ok(meta) if meta.ino() != self.inode => Some(log.to_path_buf()),
-                _ => None,
-            }
-        } else {
-            Some(self.later.remove(0))
-        };
-        let Some(path) = next else { return Ok(false) };
-        match File::open(&path) {
-            Ok(file) => {
-                let inode = file.metadata()?.ino();
-                if inode == self.inode {
-                    return Ok(!self.later.is_empty());
-                }
-                self.inode = inode;
-                self.file = file;
-                self.partial.clear();
-                Ok(true)
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(!self.later.is_empty()),
-            Err(e) => Err(e),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read_all(log: &Path, tail: Option<usize>) -> String {
-        let mut open = Open::begin(log, tail).expect("opens");
-        let mut all = Vec::new();
-        loop {
-            while open.read_lines(&mut all).expect("reads") {}
-            if !open.next_file(log).expect("goes on") {
-                return String::from_utf8(all).expect("text");
-            }
-        }
-    }
-
-    #[test]
-    fn rotated_files_are_read_in_order_and_the_tail_reaches_back_into_them() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let log = dir.path().join("0.log");
-        std::fs::write(dir.path().join("0.log.20261121-080000"), "a\nb\n").expect("written");
-        std::fs::write(dir.path().join("0.log.20261121-090000"), "c\nd\n").expect("written");
-        std::fs::write(&log, "e\n").expect("written");
-        assert_eq!(read_all(&log, None), "a\nb\nc\nd\ne\n");
-        assert_eq!(read_all(&log, Some(1)), "e\n");
-        assert_eq!(read_all(&log, Some(2)), "d\ne\n");
-        assert_eq!(read_all(&log, Some(4)), "b\nc\nd\ne\n");
-        assert_eq!(read_all(&log, Some(9)), "a\nb\nc\nd\ne\n");
-        assert_eq!(read_all(&log, Some(0)), "");
-    }
-
-    #[test]
-    fn a_file_rotated_under_the_reader_is_finished_before_the_next() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let log = dir.path().join("0.log");
-        std::fs::write(&log, "a\n").expect("written");
-        let mut open = Open::begin(&log, None).expect("opens");
-        let mut all = Vec::new();
-        while open.read_lines(&mut all).expect("reads") {}
-        assert!(!open.next_file(&log).expect("same file"));
-        std::fs::rename(&log, dir.path().join("0.log.20261121-090000")).expect("rotated");
-        std::fs::write(&log, "c\n").expect("written");
-        std::fs::OpenOptions::new()
-            .append(true)
-            .open(dir.path().join("0.log.20261121-090000"))
-            .and_then(|mut f| io::Write::write_all(&mut f, b"b\n"))
-            .expect("the shim's last line");
-        while open.read_lines(&mut all).expect("reads") {}
-        assert!(open.next_file(&log).expect("goes on"));
-        while open.read_lines(&mut all).expect("reads") {}
-        assert_eq!(all, b"a\nb\nc\n");
-    }
 
     #[test]
     fn wishes_are_checked() {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Secret, VolumeMount};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, ResourceRequirements, Secret, VolumeMount};
 use kernelet_client::EventType;
 use kernelet_pod_plan::{
     ContainerId, Done, FailureReason, Outcome, PullPolicy, Role, StepError, Wanted,
@@ -19,7 +19,7 @@ use kernelet_pod_plan::{
     network_files,
 };
 use kernelet_shim_client::{FailureKind, Shim, ShimError};
-use kernelet_spec::{MountPlan, MountSource, Rootfs, Seccomp};
+use kernelet_spec::{MountPlan, MountSource, Rootfs};
 use kernelet_sys::root::{Symlinks, folder, open_in};
 
 use super::Scene;
@@ -28,6 +28,7 @@ use crate::{
     errors::chain,
     images::{LocalImage, blocking},
     pod::{Follower, PodHome},
+    seccomp_file::localhost_profile,
     volumes::{self, Mounted, OWN_FILES, TERMINATION_LOG},
 };
 
@@ -52,13 +53,25 @@ pub(super) async fn resolve_image(
     Ok(Done::Image(found))
 }
 
+/// What the plan has decided about a container that is to be made.
+pub(super) struct Given<'a> {
+    pub attempt: u32,
+    /// Whose processes it shall see.
+    pub target: Option<&'a ContainerId>,
+    pub resources: &'a ResourceRequirements,
+}
+
 pub(super) async fn create(
     home: &Arc<PodHome>,
     scene: &Scene,
     name: &str,
-    attempt: u32,
-    target: Option<&ContainerId>,
+    given: Given<'_>,
 ) -> Outcome {
+    let Given {
+        attempt,
+        target,
+        resources,
+    } = given;
     let wanted = &scene.wanted;
     if let (Some(named), None) = (wanted.target(name), target) {
         return Err(config_error(format!(
@@ -68,6 +81,10 @@ pub(super) async fn create(
     let (role, container) = wanted
         .container(name)
         .ok_or_else(|| config_error(format!("no container {name}")))?;
+    let container = &Container {
+        resources: Some(resources.clone()),
+        ..container.clone()
+    };
     let local = match home.image(name) {
         Some(local) => local,
         // Known from before a restart of the agent, by name only.
@@ -464,18 +481,6 @@ async fn discard_root(home: &PodHome, id: &ContainerId) {
             "remove the root of a container that could not be made"
         );
     }
-}
-
-fn localhost_profile(dir: &Path, name: &str) -> Result<Seccomp, String> {
-    let path = Path::new(name);
-    let plain = path
-        .components()
-        .all(|c| matches!(c, std::path::Component::Normal(_)));
-    if name.is_empty() || !plain {
-        return Err("the name must be a path below the node's seccomp folder".to_owned());
-    }
-    let _ = dir;
-    Err("profiles of the node (type Localhost) are not implemented".to_owned())
 }
 
 pub(super) async fn start(home: &PodHome, id: &ContainerId) -> Outcome {

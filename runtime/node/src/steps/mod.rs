@@ -3,7 +3,9 @@
 mod api;
 mod containers;
 mod ground;
+mod grpc;
 mod hooks;
+mod resize;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -12,6 +14,7 @@ use kernelet_pod_plan::{Outcome, Step, Wanted};
 pub(crate) use crate::container::spec_id;
 pub(crate) use containers::field_path;
 pub(crate) use ground::{POD_FILE, remove_cgroups, remove_dir, spawn_options};
+pub(crate) use grpc::grpc_health;
 pub(crate) use hooks::{
     HandlerError, exec_capture, http_get, pod_ip, port as handler_port, tcp_connect,
 };
@@ -55,8 +58,19 @@ async fn carry_out(home: &Arc<PodHome>, scene: &Scene, step: &Step) -> Outcome {
             container,
             attempt,
             target,
-        } => containers::create(home, scene, container, *attempt, target.as_ref()).await,
+            resources,
+        } => {
+            let given = containers::Given {
+                attempt: *attempt,
+                target: target.as_ref(),
+                resources,
+            };
+            containers::create(home, scene, container, given).await
+        }
         Step::StartContainer { container: _, id } => containers::start(home, id).await,
+        Step::ResizePod { cgroup, containers } => {
+            resize::resize(home, scene, cgroup, containers).await
+        }
         Step::RunPostStart { container, id } => hooks::post_start(home, scene, container, id).await,
         Step::RunPreStop {
             container,

@@ -12,6 +12,7 @@ use super::*;
 use crate::{ContainerId, Done, Exit, FailureReason, ImageFound, StepError, testing::wanted};
 
 mod ephemeral;
+mod resize;
 
 struct World {
     wanted: Wanted,
@@ -121,6 +122,11 @@ impl World {
                 };
                 let runs = self.seen.containers.values().any(|c| runs(&c.run));
                 assert!(!runs, "{step:?} under a running container");
+            }
+            Step::ResizePod { containers, .. } => {
+                assert!(self.seen.cgroup.is_done(), "resized without a cgroup");
+                let runs = |name: &String| self.running().iter().any(|(n, _)| n == name);
+                assert!(containers.iter().all(|(name, ..)| runs(name)));
             }
             Step::DeleteFromApi => {
                 assert_eq!(self.seen.teardown, Teardown::Finished);
@@ -383,6 +389,9 @@ fn a_whole_life_meets_every_step_there_is() {
     world.seen.volume_source_changed("c");
     up(&mut world);
     world.calm(|w| w.flying.is_empty() && w.executed.contains(&StepKind::RemoveContainer));
+    let more = json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}});
+    resize::resize(&mut world, more);
+    world.calm(|w| w.flying.is_empty() && w.executed.contains(&StepKind::ResizePod));
     world.delete(5);
     world.calm(|w| w.finished);
     let missing: Vec<_> = StepKind::ALL

@@ -4,16 +4,50 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 
 use super::{Phase, whole_seconds};
-use crate::{Role, Wanted};
+use crate::{Observed, Role, Wanted, resize};
 
 /// The condition types that this node owns; others in the API's list are left alone.
-pub(super) const OWN: [&str; 5] = [
+pub(super) const OWN: [&str; 7] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
     "PodScheduled",
+    PENDING,
+    IN_PROGRESS,
 ];
+
+/// Those that are there only while they hold.
+pub(super) const PASSING: [&str; 2] = [PENDING, IN_PROGRESS];
+const PENDING: &str = "PodResizePending";
+const IN_PROGRESS: &str = "PodResizeInProgress";
+
+/// How a resize stands.
+pub(super) fn resize(
+    wanted: &Wanted,
+    observed: &Observed,
+    known: Option<&PodStatus>,
+    now: Timestamp,
+) -> Option<PodCondition> {
+    let pending = resize::pending(wanted, observed)?;
+    let (type_, reason, message) = match (pending.infeasible, observed.resize.failure()) {
+        (Some(why), _) => (PENDING, Some("Infeasible"), Some(why)),
+        (None, Some(failure)) => (IN_PROGRESS, Some("Error"), Some(failure.message.clone())),
+        (None, None) => (IN_PROGRESS, None, None),
+    };
+    let before = known.and_then(|s| find(s, type_));
+    Some(PodCondition {
+        type_: type_.to_owned(),
+        status: "True".to_owned(),
+        reason: reason.map(str::to_owned),
+        message,
+        last_probe_time: None,
+        last_transition_time: before
+            .and_then(|c| c.last_transition_time.clone())
+            .or_else(|| Some(whole_seconds(now))),
+        observed_generation: wanted.pod.metadata.generation,
+    })
+}
 
 pub(super) fn conditions(
     wanted: &Wanted,

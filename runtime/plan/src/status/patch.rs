@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use serde_json::{Map, Value, json};
 
-use super::conditions::OWN;
+use super::conditions::{OWN, PASSING};
 
 /// Whether the API already has everything of ours. Asked at every turn of a pod's task, so without a detour by JSON.
 pub(super) fn same(theirs: &PodStatus, ours: &PodStatus) -> bool {
@@ -21,6 +21,7 @@ pub(super) fn same(theirs: &PodStatus, ours: &PodStatus) -> bool {
         && theirs.container_statuses == ours.container_statuses
         && theirs.ephemeral_container_statuses == ours.ephemeral_container_statuses
         && changed_conditions(theirs, ours).next().is_none()
+        && passed_conditions(theirs, ours).next().is_none()
 }
 
 /// A status as the API gives it, in the form that ours have: an empty object there is nothing here.
@@ -133,10 +134,24 @@ fn changed_conditions<'a>(
         .filter(|(before, c)| *before != Some(*c))
 }
 
+/// The types of what the API still has and that no longer holds.
+fn passed_conditions<'a>(
+    theirs: &'a PodStatus,
+    ours: &'a PodStatus,
+) -> impl Iterator<Item = &'a str> {
+    let has = |type_: &str| ours.conditions.iter().flatten().any(|c| c.type_ == type_);
+    let theirs = theirs.conditions.iter().flatten();
+    theirs
+        .map(|c| c.type_.as_str())
+        .filter(move |type_| PASSING.contains(type_) && !has(type_))
+}
+
 /// Conditions merge by type, so only ours that changed are sent. An absent reason must be sent as null.
 fn conditions(theirs: &PodStatus, ours: &PodStatus) -> Vec<Value> {
+    let gone = passed_conditions(theirs, ours);
     changed_conditions(theirs, ours)
         .map(|(before, c)| condition(before, c))
+        .chain(gone.map(|type_| json!({"$patch": "delete", "type": type_})))
         .collect()
 }
 

@@ -71,6 +71,7 @@ impl Life {
             container: container.into(),
             attempt,
             target: None,
+            resources: Box::default(),
         };
         let start = Step::StartContainer {
             container: container.into(),

@@ -5,7 +5,7 @@ use super::{
         names,
         node::{Errors, Node},
     },
-    ephemeral, handlers, resources, security, volume,
+    ephemeral, handlers, resize, resources, security, volume,
 };
 use crate::{FieldError, quantity::Quantity};
 use std::collections::BTreeSet;
@@ -82,6 +82,7 @@ pub(super) fn common(
         &["Always", "IfNotPresent", "Never"],
     );
     resources::resources(&container.get("resources"), errors);
+    resize::policy(spec, container, errors);
     security::container(spec, &container.get("securityContext"), errors);
 }
 

@@ -3,6 +3,7 @@
 mod container;
 mod ephemeral;
 mod handlers;
+mod resize;
 mod resources;
 mod scheduling;
 mod security;
@@ -10,6 +11,7 @@ mod status;
 mod update;
 mod volume;
 
+pub(crate) use resize::prepare as prepare_resize;
 pub use resources::qos_class;
 
 use super::{
@@ -98,6 +100,7 @@ pub fn pod_status_update(new: &Value, old: &Value, subresource: &str) -> Vec<Fie
     let (new, old) = (Node::root(new), Node::root(old));
     match subresource {
         "ephemeralcontainers" => ephemeral::update(&new, &old),
+        "resize" => resize::update(&new, &old),
         _ => status::pod(&new, &old),
     }
 }

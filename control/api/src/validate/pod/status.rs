@@ -46,6 +46,7 @@ pub(super) fn pod(new: &Node<'_>, old: &Node<'_>) -> Vec<FieldError> {
         errors.immutable(&status.get("qosClass"), &before.get("qosClass"));
     }
     ended_containers_stay_ended(new, old, &mut errors);
+    ended_ephemeral_containers_stay_ended(new, old, &mut errors);
     addresses(&status.get("podIPs"), &mut errors);
     addresses(&status.get("hostIPs"), &mut errors);
     errors.into_vec()
@@ -82,6 +83,22 @@ fn ended_containers_stay_ended(new: &Node<'_>, old: &Node<'_>, errors: &mut Erro
                 path,
                 "may not be transitioned to non-terminated state",
             ));
+        }
+    }
+}
+
+/// An ephemeral container never runs again.
+fn ended_ephemeral_containers_stay_ended(new: &Node<'_>, old: &Node<'_>, errors: &mut Errors) {
+    let list = "ephemeralContainerStatuses";
+    let now = new.get("status").get(list);
+    for (i, was) in old.get("status").get(list).each().enumerate() {
+        let runs = |s: &Node<'_>| !s.get("state").get("terminated").is_set();
+        let name = was.get("name").text();
+        let again = now.each().any(|s| s.get("name").text() == name && runs(&s));
+        if !runs(&was) && again {
+            let path = now.path.index(i).child("state");
+            let why = "may not be transitioned to non-terminated state";
+            errors.push(FieldError::forbidden(path, why));
         }
     }
 }
