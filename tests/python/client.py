@@ -6,7 +6,7 @@ import time
 
 from kubernetes import client, config, dynamic, utils, watch
 from kubernetes.client.rest import ApiException
-from kubernetes.stream import stream
+from kubernetes.stream import portforward, stream
 
 config.load_kube_config()
 api = client.ApiClient()
@@ -119,6 +119,21 @@ session = stream(core.connect_get_namespaced_pod_exec, name, "py", command=["/he
 session.run_forever(timeout=20)
 told = session.read_stderr()
 check("exec", told.startswith("hello: ") and session.returncode == 1, (told, session.returncode))
+forward = portforward(core.connect_get_namespaced_pod_portforward, name, "py", ports="8080")
+connection = forward.socket(8080)
+connection.setblocking(True)
+connection.settimeout(20)
+connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+page = b""
+while name.encode() not in page and (more := connection.recv(4096)):
+    page += more
+connection.close()
+check("port-forward", page.startswith(b"HTTP/1.") and name.encode() in page and not forward.error(8080), (page, forward.error(8080)))
+attached = stream(core.connect_get_namespaced_pod_attach, name, "py", stdin=False, stdout=True, stderr=True, tty=False,
+                  _preload_content=False)
+attached.update(timeout=1)
+check("attach", attached.is_open())
+attached.close()
 raises("exec without an upgrade", 400, "BadRequest",
        lambda: core.connect_get_namespaced_pod_exec(name, "py", command=["/hello"]))
 

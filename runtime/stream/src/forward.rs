@@ -31,6 +31,8 @@ use crate::{
 
 /// What is read from a pod's port at once.
 const CHUNK: usize = 32 << 10;
+/// So many streams may wait for the second of their pair.
+const HALVES: usize = 1024;
 /// A pair's second stream comes within this time.
 const SECOND_WITHIN: Duration = Duration::from_secs(30);
 /// A connection that one side has ended may be silent for so long.
@@ -136,7 +138,7 @@ fn read_headers(stream: &Stream) -> Result<(String, Kind, u16), &'static str> {
 }
 
 /// The pairs that a client of SPDY opens, until it goes.
-async fn serve_pairs<D: Dial>(mut streams: mpsc::UnboundedReceiver<Stream>, dial: D) {
+async fn serve_pairs<D: Dial>(mut streams: mpsc::Receiver<Stream>, dial: D) {
     let mut tasks = JoinSet::new();
     let mut halves: HashMap<String, Half> = HashMap::new();
     loop {
@@ -168,6 +170,10 @@ async fn serve_pairs<D: Dial>(mut streams: mpsc::UnboundedReceiver<Stream>, dial
                 continue;
             }
         };
+        if halves.len() >= HALVES && !halves.contains_key(&request) {
+            stream.outgoing.give_up().await;
+            continue;
+        }
         stream.outgoing.accept().await;
         let half = halves.entry(request.clone()).or_insert_with(|| Half {
             data: None,

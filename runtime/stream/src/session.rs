@@ -128,15 +128,17 @@ where
         }
         Command::Spdy(_) => {
             let (source, sink) = mux::plain(connection);
-            let mut spdy = mux::spdy(source, sink, limits.heartbeat);
-            let out = spdy.out;
+            let spdy = mux::spdy(source, sink, limits.heartbeat);
+            let (out, mut streams) = (spdy.out, spdy.streams);
             let work = async move {
-                let opened = Remote::opened(&mut spdy.streams, wants, version);
+                let opened = Remote::opened(&mut streams, wants, version);
                 let Ok(remote) = time::timeout(STREAMS_WITHIN, opened).await else {
                     tracing::debug!("a client has not opened its streams in time");
                     let _ = out.send(Out::End).await;
                     return;
                 };
+                // More of them have no meaning.
+                drop(streams);
                 let (streams, end) = start.await;
                 carry(remote, streams, end, version, out).await;
             };
@@ -202,7 +204,7 @@ impl Remote {
 
     /// All that the client wants; those beyond it are refused.
     async fn opened(
-        streams: &mut mpsc::UnboundedReceiver<mux::Stream>,
+        streams: &mut mpsc::Receiver<mux::Stream>,
         wants: Wants,
         version: Version,
     ) -> Remote {

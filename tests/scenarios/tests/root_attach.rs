@@ -477,4 +477,17 @@ fn attach_and_run_in_a_real_terminal_can_be_left_and_taken_up_again() {
     terminal.see("ended 6");
     let gone = machine.kubectl(&["get", "pod", "once"]);
     assert!(gone.stderr.contains("not found"), "{gone:?}");
+
+    // A debugging container beside the shell, in its process namespace.
+    let line = "kubectl debug -it shell --image=busybox:test --image-pull-policy=Never --target=main -c helper \
+                --env=PS1=help: -- sh";
+    let terminal = Terminal::new(&machine, "debug", line);
+    terminal.keys(&["Enter"]);
+    terminal.see("help:");
+    terminal.keys(&[
+        "ps -o args > /tmp/ps; grep -c '^sh$' /tmp/ps; exit",
+        "Enter",
+    ]);
+    terminal.see("2");
+    terminal.see("ended 0");
 }

@@ -252,14 +252,18 @@ fn in_terminal(machine: &Machine, script: &str) -> std::process::Output {
         "stty rows 33 cols 101; exec kubectl --kubeconfig {} exec -it box -- sh -c '{script}'",
         machine.kubeconfig().display()
     );
-    machine
+    let mut child = machine
         .command("script")
         .args(["-q", "-e", "-c", &line, "/dev/null"])
         .env("HOME", machine.dir())
         .env("KUBECACHEDIR", machine.dir().join("cache"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("script runs")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script runs");
+    // Held: for an end of its input `script` types a character into the terminal.
+    let _stdin = child.stdin.take();
+    child.wait_with_output().expect("it ends")
 }
 
 #[test]
@@ -293,9 +297,10 @@ fn a_terminal_has_the_clients_size() {
 fn a_client_that_is_killed_takes_its_process_with_it() {
     skip_unless_root!();
     let machine = machine();
-    let holding = |args: &[&str]| {
+    let holding = |args: &[&str], websockets: &str| {
         let mut command = machine.kubectl_command(args);
         command
+            .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -313,11 +318,12 @@ fn a_client_that_is_killed_takes_its_process_with_it() {
     // The first brings what stays: caches, connections.
     machine.kubectl(&["exec", "box", "--", "true"]).ok();
     let before = open();
-    for args in [
-        &["exec", "box", "--", "sleep", "1234"][..],
-        &["exec", "-i", "box", "--", "sleep", "1234"],
+    for (args, websockets) in [
+        (&["exec", "box", "--", "sleep", "1234"][..], "true"),
+        (&["exec", "-i", "box", "--", "sleep", "1234"], "true"),
+        (&["exec", "-i", "box", "--", "sleep", "1234"], "false"),
     ] {
-        let client = holding(args);
+        let client = holding(args, websockets);
         eventually("the process runs", Duration::from_secs(10), || {
             match runs(&machine, "sleep 1234") {
                 true => Ok(()),

@@ -128,6 +128,25 @@ fn pods_deployments_and_services_are_reached_and_large_files_arrive_unharmed() {
         }
     }
 
+    // An agent that comes back knows the pod's network.
+    let pid = nix::unistd::Pid::from_raw(machine.pid().expect("it runs"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    machine.up();
+    machine.wait(
+        "deployment/web",
+        "condition=Available",
+        Duration::from_secs(40),
+    );
+    let page = eventually("a page", Duration::from_secs(20), || {
+        let forward = Forward::new(&machine, "true", &pod, 8080);
+        let page = forward.curl(&machine, "", "");
+        match page.code {
+            0 => Ok(page.stdout),
+            _ => Err(format!("{page:?} {}", forward.errors())),
+        }
+    });
+    assert_eq!(page, "hello\n");
+
     // 100 MB down, as the pod has them; two at once.
     let sum = machine.kubectl(&[
         "exec",

@@ -14,6 +14,8 @@ use crate::spdy::{Decoder, Encoder, Frame, Headers};
 
 /// So many streams may be open at once on a connection; two are one forwarded connection.
 const STREAMS: usize = 2048;
+/// So many may wait to be looked at.
+const OPENED: usize = 16;
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 3;
 
@@ -21,7 +23,7 @@ const REFUSED_STREAM: u32 = 3;
 /// `reading` ends with the client, `writing` after [`Out::End`].
 pub(crate) struct Spdy<R, W> {
     pub hub: Arc<Hub>,
-    pub streams: mpsc::UnboundedReceiver<Stream>,
+    pub streams: mpsc::Receiver<Stream>,
     pub out: mpsc::Sender<Out>,
     pub reading: R,
     pub writing: W,
@@ -34,8 +36,7 @@ pub(crate) fn spdy(
 ) -> Spdy<impl Future<Output = ()>, impl Future<Output = io::Result<()>>> {
     let hub = Hub::new();
     let (out, queue) = mpsc::channel(2);
-    // As many as STREAMS at most.
-    let (opened, streams) = mpsc::unbounded_channel();
+    let (opened, streams) = mpsc::channel(OPENED);
     Spdy {
         reading: read(source, hub.clone(), opened, out.clone()),
         writing: write(sink, hub.clone(), queue, heartbeat),
@@ -48,7 +49,7 @@ pub(crate) fn spdy(
 async fn read(
     source: impl Source<Item = io::Result<Bytes>>,
     hub: Arc<Hub>,
-    opened: mpsc::UnboundedSender<Stream>,
+    opened: mpsc::Sender<Stream>,
     out: mpsc::Sender<Out>,
 ) {
     let mut source = std::pin::pin!(source);
@@ -92,7 +93,10 @@ async fn read(
                     if fin {
                         hub.finished(id);
                     }
-                    let _ = opened.send(stream);
+                    if let Err(unwanted) = opened.send(stream).await {
+                        // Nobody wants more streams.
+                        unwanted.0.outgoing.give_up().await;
+                    }
                 }
                 Frame::Data { id, data, fin } => {
                     hub.dispatch(id, data).await;

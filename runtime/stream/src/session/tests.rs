@@ -408,3 +408,57 @@ async fn detach_keys_leave_the_session_and_the_rest_is_passed_on() {
         assert_eq!(&found[..n], passed);
     }
 }
+
+#[tokio::test]
+async fn streams_that_mean_nothing_are_given_up() {
+    let (mut client, far) = Spdy::new();
+    let start = async {
+        let end = End::Process(Box::pin(pending()));
+        (Streams::default(), end)
+    };
+    let wants = Wants {
+        stdout: true,
+        ..Wants::default()
+    };
+    let protocol = Command::Spdy(Version::V4);
+    let _session = tokio::spawn(serve(far, protocol, wants, start, Limits::default()));
+    client.open(&["error"]).await;
+    // Of an unknown type, with a number that isn't the client's, with one that was there already.
+    for (id, kind, status) in [(3, "other", 5), (4, "stdout", 1), (1, "stdout", 1)] {
+        let headers = Headers::new(&[("streamType", kind)]);
+        let fin = false;
+        client.send(Frame::SynStream { id, headers, fin }).await;
+        assert_eq!(client.receive().await, Some(Frame::Reset { id, status }));
+    }
+    let headers = Headers::new(&[("streamType", "stdout")]);
+    let open = Frame::SynStream {
+        id: 5,
+        headers,
+        fin: false,
+    };
+    client.send(open).await;
+    // Accepted; and as the process has none, it ends at once.
+    let replied = client.receive().await;
+    assert!(
+        matches!(replied, Some(Frame::SynReply { id: 5, .. })),
+        "{replied:?}"
+    );
+    let ended = client.receive().await;
+    assert!(
+        matches!(
+            ended,
+            Some(Frame::Data {
+                id: 5,
+                fin: true,
+                ..
+            })
+        ),
+        "{ended:?}"
+    );
+    for id in (7..80).step_by(2) {
+        let headers = Headers::new(&[("streamType", "stdout")]);
+        let fin = false;
+        client.send(Frame::SynStream { id, headers, fin }).await;
+        assert_eq!(client.receive().await, Some(Frame::Reset { id, status: 5 }));
+    }
+}

@@ -446,4 +446,38 @@ mod tests {
             assert_eq!(decoded(half), Ok(vec![]), "{half:?}");
         }
     }
+
+    proptest::proptest! {
+        /// Whatever comes, in whatever pieces: frames or an error, and no more is held than a control frame.
+        #[test]
+        fn mangled_frames_are_frames_or_errors(
+            pieces in proptest::collection::vec(proptest::collection::vec(proptest::num::u8::ANY, 0..200), 0..20),
+            at in 0_usize..400,
+            to in proptest::num::u8::ANY,
+        ) {
+            let headers = Headers::new(&[("streamType", "data"), ("port", "80"), ("requestID", "7")]);
+            let mut encoder = Encoder::default();
+            let mut bytes = Vec::new();
+            for (id, piece) in (1..).step_by(2).zip(&pieces) {
+                bytes.extend(encoder.encode(&Frame::SynStream { id, headers: headers.clone(), fin: false }));
+                bytes.extend(encoder.encode(&Frame::Data { id, data: piece.clone().into(), fin: true }));
+                bytes.extend(piece);
+            }
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = to;
+            }
+            let mut decoder = Decoder::default();
+            'all: for piece in bytes.chunks(61) {
+                decoder.push(piece);
+                loop {
+                    match decoder.take() {
+                        Ok(Some(_)) => {}
+                        Ok(None) => break,
+                        Err(_) => break 'all,
+                    }
+                }
+                assert!(decoder.buffer.len() <= HEADER + CONTROL);
+            }
+        }
+    }
 }
