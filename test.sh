@@ -128,7 +128,7 @@ build_tools || exit 2
 nextest_tool || exit 2
 if [ "$what" = all ] || [ "$what" = root ]; then
   packages busybox:busybox-static ip:iproute2 nft:nftables nsenter:util-linux runc:runc crun:crun strace:strace \
-    etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 musl-gcc:musl-tools || true
+    etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 musl-gcc:musl-tools tmux:tmux || true
   kubectl_tool || note_skip kubectl "no kubectl 1.31 or newer can be had"
   prometheus_tool || note_skip prometheus "Debian 12's package cannot be fetched"
 fi
