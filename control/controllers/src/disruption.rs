@@ -11,7 +11,7 @@ use k8s_openapi::{
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
     },
     apimachinery::pkg::{
-        apis::meta::v1::{Condition, Time},
+        apis::meta::v1::{Condition, LabelSelector, Time},
         util::intstr::IntOrString,
     },
 };
@@ -105,6 +105,33 @@ fn selector(budget: &PodDisruptionBudget) -> Matcher {
     }
 }
 
+/// A selector as Go prints it.
+fn shown(selector: &LabelSelector) -> String {
+    let labels: Vec<String> = selector
+        .match_labels
+        .iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}: {value},"))
+        .collect();
+    let expressions: Vec<String> = selector
+        .match_expressions
+        .iter()
+        .flatten()
+        .map(|expression| {
+            let values = expression.values.as_deref().unwrap_or_default().join(" ");
+            format!(
+                "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},",
+                expression.key, expression.operator
+            )
+        })
+        .collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}",
+        labels.join(" "),
+        expressions.concat()
+    )
+}
+
 /// How many pods there should be and how many of them must stay healthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Need {
@@ -179,52 +206,77 @@ fn status(
     };
     let current = i32::try_from(pods.iter().filter(healthy).count()).unwrap_or(i32::MAX);
     let known = budget.status.clone().unwrap_or_default();
-    // What can't be computed allows nothing.
-    let (expected, desired, allowed, reason, message) = match need {
-        Ok(need) => {
-            let allowed = if need.expected > 0 {
-                (current - need.healthy).max(0)
-            } else {
-                0
-            };
-            let reason = if allowed > 0 {
-                "SufficientPods"
-            } else {
-                "InsufficientPods"
-            };
-            (need.expected, need.healthy, allowed, reason, String::new())
-        }
-        Err(why) => (
-            known.expected_pods,
-            known.desired_healthy,
-            0,
-            "SyncFailed",
-            why,
-        ),
+    let need = match need {
+        Ok(need) => need,
+        Err(why) => return fail_safe(known, why, now),
     };
-    let value = if allowed > 0 { "True" } else { "False" };
+    let allowed = if need.expected > 0 {
+        (current - need.healthy).max(0)
+    } else {
+        0
+    };
+    let reason = if allowed > 0 {
+        "SufficientPods"
+    } else {
+        "InsufficientPods"
+    };
+    let condition = condition(
+        &known,
+        allowed > 0,
+        reason,
+        String::new(),
+        budget.metadata.generation,
+        now,
+    );
+    PodDisruptionBudgetStatus {
+        conditions: Some(vec![condition]),
+        current_healthy: current,
+        desired_healthy: need.healthy,
+        disrupted_pods: Some(granted).filter(|granted| !granted.is_empty()),
+        disruptions_allowed: allowed,
+        expected_pods: need.expected,
+        observed_generation: budget.metadata.generation,
+    }
+}
+
+/// What can't be computed allows nothing; all else stays as it was known.
+fn fail_safe(
+    known: PodDisruptionBudgetStatus,
+    why: String,
+    now: Timestamp,
+) -> PodDisruptionBudgetStatus {
+    let generation = known.observed_generation;
+    let condition = condition(&known, false, "SyncFailed", why, generation, now);
+    PodDisruptionBudgetStatus {
+        conditions: Some(vec![condition]),
+        disruptions_allowed: 0,
+        ..known
+    }
+}
+
+/// Whether disruptions are allowed, and since when that is so.
+fn condition(
+    known: &PodDisruptionBudgetStatus,
+    allowed: bool,
+    reason: &str,
+    message: String,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
+    let value = if allowed { "True" } else { "False" };
     let before = known
         .conditions
         .iter()
         .flatten()
         .find(|condition| condition.type_ == CONDITION && condition.status == value);
-    let condition = Condition {
+    Condition {
         type_: CONDITION.to_owned(),
         status: value.to_owned(),
         reason: reason.to_owned(),
         message,
-        observed_generation: budget.metadata.generation,
+        observed_generation: generation,
         last_transition_time: before
             .map_or(Time(now), |before| before.last_transition_time.clone()),
-    };
-    PodDisruptionBudgetStatus {
-        conditions: Some(vec![condition]),
-        current_healthy: current,
-        desired_healthy: desired,
-        disrupted_pods: Some(granted).filter(|granted| !granted.is_empty()),
-        disruptions_allowed: allowed,
-        expected_pods: expected,
-        observed_generation: budget.metadata.generation,
     }
 }
 
@@ -248,7 +300,8 @@ impl Controller {
                 "No matching pods found",
             );
         }
-        let need = need(&budget, pods.len(), || self.scale(&pods));
+        let mut unmanaged = false;
+        let need = need(&budget, pods.len(), || self.scale(&pods, &mut unmanaged));
         if let Err(why) = &need {
             let message = format!("Failed to calculate the number of expected pods: {why}");
             self.recorder.event(
@@ -257,6 +310,17 @@ impl Controller {
                 "CalculateExpectedPodCountFailed",
                 message,
             );
+        }
+        if unmanaged && need.is_ok() {
+            let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            let message = format!(
+                "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, \
+                 the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To \
+                 account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
+                selector.map_or_else(|| "nil".to_owned(), shown)
+            );
+            self.recorder
+                .event(&*budget, EventType::Warning, "UnmanagedPods", message);
         }
         let now = now();
         let status = status(&budget, &pods, need, now);
@@ -281,18 +345,18 @@ impl Controller {
     }
 
     /// How many pods the controllers of these pods want together.
-    fn scale(&self, pods: &[Arc<Pod>]) -> Result<i32, String> {
+    /// `unmanaged` tells whether some have none: they aren't counted.
+    fn scale(&self, pods: &[Arc<Pod>], unmanaged: &mut bool) -> Result<i32, String> {
         let mut wanted: HashMap<String, i32> = HashMap::new();
         for pod in pods {
             let name = pod.name_any();
             let namespace = pod.namespace().unwrap_or_default();
-            let owner = controller_of(&pod.metadata)
-                .ok_or_else(|| format!("found no controller ref for pod \"{name}\""))?;
+            let Some(owner) = controller_of(&pod.metadata) else {
+                *unmanaged = true;
+                continue;
+            };
             if owner.kind != "ReplicaSet" {
-                return Err(format!(
-                    "the controller of pod \"{name}\", {} \"{}\", has no known scale",
-                    owner.kind, owner.name
-                ));
+                return Err(format!("found no controllers for pod \"{name}\""));
             }
             let set = self
                 .sets
@@ -318,122 +382,4 @@ impl Controller {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn budget(spec: Value, status: Value) -> PodDisruptionBudget {
-        let budget = json!({"metadata": {"name": "b", "generation": 2}, "spec": spec,
-            "status": status});
-        serde_json::from_value(budget).expect("a budget")
-    }
-
-    fn empty() -> Value {
-        json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0})
-    }
-
-    fn pod(name: &str, ready: &str) -> Arc<Pod> {
-        let pod = json!({"metadata": {"name": name},
-            "status": {"conditions": [{"type": "Ready", "status": ready}]}});
-        Arc::new(serde_json::from_value(pod).expect("a pod"))
-    }
-
-    fn now() -> Timestamp {
-        "2025-01-01T00:01:00Z".parse().expect("a time")
-    }
-
-    #[test]
-    fn budgets_are_counted_absolutely_or_by_share() {
-        for (spec, expected) in [
-            (
-                json!({"minAvailable": 2}),
-                Need {
-                    expected: 3,
-                    healthy: 2,
-                },
-            ),
-            (
-                json!({"minAvailable": "50%"}),
-                Need {
-                    expected: 5,
-                    healthy: 3,
-                },
-            ),
-            (
-                json!({"maxUnavailable": 1}),
-                Need {
-                    expected: 5,
-                    healthy: 4,
-                },
-            ),
-            (
-                json!({"maxUnavailable": "30%"}),
-                Need {
-                    expected: 5,
-                    healthy: 3,
-                },
-            ),
-            (
-                json!({"maxUnavailable": 9}),
-                Need {
-                    expected: 5,
-                    healthy: 0,
-                },
-            ),
-        ] {
-            let budget = budget(spec.clone(), empty());
-            assert_eq!(need(&budget, 3, || Ok(5)), Ok(expected), "{spec}");
-        }
-    }
-
-    #[test]
-    fn what_is_healthy_beyond_the_need_may_go() {
-        let budget = budget(json!({"minAvailable": 2}), empty());
-        let pods = [
-            pod("1", "True"),
-            pod("2", "True"),
-            pod("3", "True"),
-            pod("4", "False"),
-        ];
-        let need = need(&budget, pods.len(), || Ok(0));
-        let now = now();
-        let status = status(&budget, &pods, need, now);
-        assert_eq!((status.current_healthy, status.desired_healthy), (3, 2));
-        assert_eq!((status.expected_pods, status.disruptions_allowed), (4, 1));
-        let condition = &status.conditions.expect("a condition")[0];
-        assert_eq!(
-            (condition.status.as_str(), condition.reason.as_str()),
-            ("True", "SufficientPods")
-        );
-    }
-
-    #[test]
-    fn granted_evictions_count_until_their_pods_go_or_the_grant_ends() {
-        let mut known = empty();
-        known["disruptedPods"] = json!({
-            "1": "2025-01-01T00:00:30Z", "2": "2024-12-31T00:00:00Z", "gone": "2025-01-01T00:00:30Z",
-        });
-        let budget = budget(json!({"minAvailable": 1}), known);
-        let pods = [pod("1", "True"), pod("2", "True")];
-        let status = status(&budget, &pods, need(&budget, 2, || Ok(0)), now());
-        let granted: Vec<_> = status.disrupted_pods.expect("one").into_keys().collect();
-        assert_eq!(granted, ["1"]);
-        assert_eq!((status.current_healthy, status.disruptions_allowed), (1, 0));
-    }
-
-    #[test]
-    fn what_cannot_be_computed_allows_nothing() {
-        let budget = budget(json!({"maxUnavailable": 1}), empty());
-        let status = status(
-            &budget,
-            &[pod("1", "True")],
-            Err("no scale".to_owned()),
-            now(),
-        );
-        assert_eq!(status.disruptions_allowed, 0);
-        assert_eq!(
-            status.conditions.expect("a condition")[0].reason,
-            "SyncFailed"
-        );
-    }
-}
+mod tests;
