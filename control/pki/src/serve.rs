@@ -44,6 +44,11 @@ pub struct ServeLimits {
     pub drain: Duration,
 }
 
+/// What an HTTP/2 stream may hold of an answer that its client doesn't read. There may be thousands.
+const STREAM_BUFFER: usize = 64 * 1024;
+/// What a client may send on a stream ahead of its reader: upstream's figure, most request bodies.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
 impl Default for ServeLimits {
     fn default() -> Self {
         Self {
@@ -133,6 +138,9 @@ pub async fn serve_tls<H, F, B>(
                 .max_header_list_size(limits.head_bytes as u32)
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(1000)
+                // A stream that its client doesn't read keeps no more than this; neither does one that isn't read here.
+                .max_send_buf_size(STREAM_BUFFER)
+                .initial_stream_window_size(STREAM_WINDOW)
                 .keep_alive_interval(Duration::from_secs(30));
             let connection = builder
                 .serve_connection_with_upgrades(TokioIo::new(stream), service)
