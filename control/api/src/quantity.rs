@@ -320,7 +320,7 @@ fn scale(whole: &str, fraction: &str, ten: i32, two: u32) -> i128 {
             .saturating_mul(factor)
             .saturating_add(below * factor / unit);
     }
-    (value + i128::from(sticky)).min(CAP)
+    value.saturating_add(sticky.into()).min(CAP)
 }
 
 impl fmt::Display for Canonical {
@@ -421,6 +421,14 @@ mod tests {
             (".", ParseError::Format),
         ] {
             assert_eq!(Canonical::parse(input), Err(expect), "{input}");
+        }
+    }
+
+    #[test]
+    fn what_is_far_too_large_is_capped_with_a_fraction_too() {
+        let digits = "9".repeat(38);
+        for text in [format!("{digits}.3Mi"), format!("{digits}.3"), digits] {
+            assert_eq!(Quantity::parse(&text).unwrap().value(), i64::MAX, "{text}");
         }
     }
 

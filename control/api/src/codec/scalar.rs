@@ -102,44 +102,70 @@ pub(super) fn parse_time(text: &str) -> Option<(i64, i32)> {
     Some((t.as_second(), t.subsec_nanosecond()))
 }
 
-const DURATION_UNITS: &[(&str, f64)] = &[
-    ("ns", 1.0),
-    ("us", 1e3),
-    ("µs", 1e3),
-    ("ms", 1e6),
-    ("s", 1e9),
-    ("m", 60e9),
-    ("h", 3600e9),
+/// In nanoseconds. Both letters that look like a µ are known to Go.
+const DURATION_UNITS: &[(&str, u64)] = &[
+    ("ns", 1),
+    ("us", 1_000),
+    ("µs", 1_000),
+    ("μs", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
 ];
 
-/// Go's duration text, kept as it is.
+/// Go's duration text, as Go writes it.
 pub(super) fn duration(text: &str) -> Result<String, String> {
     parse_duration(text)
-        .map(|_| text.to_owned())
+        .map(format_duration)
         .ok_or_else(|| format!("time: invalid duration {text:?}"))
 }
 
-/// Nanoseconds of Go's duration text.
+/// Nanoseconds of Go's duration text. In whole numbers: what [`format_duration`] writes is read as the same again.
 pub(super) fn parse_duration(text: &str) -> Option<i64> {
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
     if rest == "0" {
         return Some(0);
     }
-    let mut nanos = 0.0;
+    if rest.is_empty() {
+        return None;
+    }
+    let mut nanos: u64 = 0;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit_len = rest[digits..]
+        let (number, tail) = rest.split_at(digits);
+        let unit_len = tail
             .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len() - digits);
-        let unit = &rest[digits..digits + unit_len];
-        nanos += number * DURATION_UNITS.iter().find(|(u, _)| *u == unit)?.1;
-        rest = &rest[digits + unit_len..];
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_len);
+        let (_, unit) = DURATION_UNITS.iter().find(|(u, _)| *u == unit)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+            return None;
+        }
+        let whole: u64 = match whole {
+            "" => 0,
+            whole => whole.parse().ok()?,
+        };
+        // Nobody's unit has more digits than an hour has nanoseconds.
+        let fraction = &fraction[..fraction.len().min(18)];
+        let below = match fraction {
+            "" => 0,
+            digits => {
+                let scale = 10u128.pow(digits.len() as u32);
+                digits.parse::<u128>().ok()? * u128::from(*unit) / scale
+            }
+        };
+        nanos = nanos
+            .checked_add(whole.checked_mul(*unit)?)?
+            .checked_add(u64::try_from(below).ok()?)?;
+        rest = tail;
     }
-    (!text.is_empty()).then_some((sign * nanos) as i64)
+    let nanos = i128::from(nanos);
+    i64::try_from(if negative { -nanos } else { nanos }).ok()
 }
 
 /// Go's text of a duration in nanoseconds.
@@ -202,4 +228,40 @@ pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
         };
         format!("illegal base64 data at input byte {at}")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_to_the_nanosecond() {
+        for (text, nanos) in [
+            ("1.023µs", Some(1023)),
+            ("1.023μs", Some(1023)),
+            ("0", Some(0)),
+            ("-1h1m1.5s", Some(-3_661_500_000_000)),
+            (".5s", Some(500_000_000)),
+            ("1.s", Some(1_000_000_000)),
+            ("0.1000000000000000000000001s", Some(100_000_000)),
+            ("2562047h47m16.854775807s", Some(i64::MAX)),
+            ("-2562047h47m16.854775808s", Some(i64::MIN)),
+            ("2562047h47m16.854775808s", None),
+            ("", None),
+            ("-", None),
+            (".s", None),
+            ("1..5s", None),
+            ("1", None),
+            ("1d", None),
+        ] {
+            assert_eq!(parse_duration(text), nanos, "{text}");
+            if let Some(nanos) = nanos {
+                assert_eq!(
+                    parse_duration(&format_duration(nanos)),
+                    Some(nanos),
+                    "{text}"
+                );
+            }
+        }
+    }
 }
