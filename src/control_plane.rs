@@ -31,7 +31,7 @@ pub struct ControlPlane {
     pub ca: Ca,
     /// `https://address:port`, as other machines reach it.
     pub url: String,
-    store: Store,
+    pub store: Store,
 }
 
 /// The certificates that a cluster begins with.

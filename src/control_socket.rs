@@ -46,14 +46,15 @@ pub struct Stop {
 }
 
 /// Answers until `shutdown`; a stop goes to `stops`.
-pub fn serve<F>(
+pub fn serve<F, R>(
     path: &Path,
     report: F,
     stops: mpsc::Sender<Stop>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()>
 where
-    F: Fn() -> StatusReport + Clone + Send + Sync + 'static,
+    F: Fn() -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = StatusReport> + Send,
 {
     // What is there is a dead predecessor's: this process holds the instance's lock.
     let _ = fs::remove_file(path);
@@ -83,7 +84,7 @@ where
                     return;
                 }
                 let answer = match serde_json::from_str(&line) {
-                    Ok(Request::Status) => serde_json::to_string(&report()),
+                    Ok(Request::Status) => serde_json::to_string(&report().await),
                     Ok(Request::Stop { pods }) => {
                         let (answer, stopped) = oneshot::channel();
                         let _ = stops.send(Stop { pods, answer }).await;

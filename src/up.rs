@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    pin::Pin,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -9,6 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Node;
 use kernelet_server::UserInfo;
+use kernelet_store::Store;
 use kube::{Api, runtime::wait::await_condition};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -19,10 +21,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::{ControllersOptions, Global, PartOptions, ServerOptions, UpOptions},
-    control_plane,
+    control_plane::{self, ControlPlane},
     control_socket::{self, Stopped},
     detach::Report,
-    health::Health,
+    health::{Health, PartHealth},
     instance::Instance,
     node, preflight,
     status::StatusReport,
@@ -30,6 +32,8 @@ use crate::{
 
 /// How long the node may take to become Ready before `up` gives up saying that it will.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long the store may take to answer before `status` calls it unhealthy.
+const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 pub fn run(global: &Global, options: &UpOptions) -> anyhow::Result<ExitCode> {
     let mut report = Report::open()?;
@@ -68,12 +72,7 @@ async fn up(
     )
     .await?;
     let (stops, mut stop) = mpsc::channel(1);
-    let say = reporter(
-        instance,
-        &health,
-        Some(plane.url.clone()),
-        Some(node_name.clone()),
-    );
+    let say = reporter(instance, &health, &plane, Some(node_name.clone()));
     control_socket::serve(&instance.socket(), say, stops, shutdown.clone())?;
 
     let nodes: Api<Node> = Api::all(plane.client(UserInfo::admin()));
@@ -167,7 +166,7 @@ pub fn run_server(global: &Global, options: &ServerOptions) -> anyhow::Result<Ex
         )
         .await?;
         let (stops, mut stop) = mpsc::channel(1);
-        let say = reporter(&instance, &health, Some(plane.url.clone()), None);
+        let say = reporter(&instance, &health, &plane, None);
         control_socket::serve(&instance.socket(), say, stops, shutdown.clone())?;
         println!(
             "API server {}; kubeconfig {}",
@@ -237,23 +236,47 @@ fn address(given: Option<IpAddr>) -> anyhow::Result<IpAddr> {
 fn reporter(
     instance: &Instance,
     health: &Health,
-    server: Option<String>,
+    plane: &ControlPlane,
     node: Option<String>,
-) -> impl Fn() -> StatusReport + Clone + Send + Sync + 'static {
-    let (health, instance) = (health.clone(), instance.clone());
-    move || StatusReport {
-        version: env!("CARGO_PKG_VERSION").into(),
-        kernel: nix::sys::utsname::uname()
-            .map(|name| name.release().to_string_lossy().into_owned())
-            .unwrap_or_default(),
-        instance: instance.id.clone(),
-        pid: std::process::id(),
-        data_dir: instance.data_dir.display().to_string(),
-        server: server.clone(),
-        kubeconfig: Some(instance.kubeconfig().display().to_string()),
-        node: node.clone(),
-        parts: health.snapshot(),
+) -> impl Fn() -> Pin<Box<dyn Future<Output = StatusReport> + Send>> + Clone + Send + Sync + 'static
+{
+    let (health, instance, store) = (health.clone(), instance.clone(), plane.store.clone());
+    let server = plane.url.clone();
+    move || {
+        let report = StatusReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            kernel: nix::sys::utsname::uname()
+                .map(|name| name.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            instance: instance.id.clone(),
+            pid: std::process::id(),
+            data_dir: instance.data_dir.display().to_string(),
+            server: Some(server.clone()),
+            kubeconfig: Some(instance.kubeconfig().display().to_string()),
+            node: node.clone(),
+            parts: health.snapshot(),
+        };
+        let store = store.clone();
+        Box::pin(async move {
+            let mut report = report;
+            let now = store_health(&store).await;
+            report.parts.insert("store".to_owned(), now);
+            report
+        })
     }
+}
+
+/// An etcd cluster comes and goes by itself: only a question tells how it is.
+async fn store_health(store: &Store) -> PartHealth {
+    let reason = match tokio::time::timeout(STORE_ANSWERS_WITHIN, store.revision()).await {
+        Ok(Ok(_)) => return PartHealth::Healthy,
+        Ok(Err(error)) => format!("{:#}", anyhow::Error::from(error)),
+        Err(_) => format!(
+            "it does not answer within {} s",
+            STORE_ANSWERS_WITHIN.as_secs()
+        ),
+    };
+    PartHealth::Unhealthy { reason }
 }
 
 fn stop_on_signals(shutdown: &CancellationToken) -> anyhow::Result<()> {

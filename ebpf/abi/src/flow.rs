@@ -57,7 +57,7 @@ pub enum Reason {
     ToOutside = 9,
     /// From the outside, to a pod of this node.
     FromOutside = 10,
-    /// No source port is left towards that destination.
+    /// Dropped: no source port is left towards that destination.
     NoPort = 11,
 }
 
@@ -98,7 +98,7 @@ impl Reason {
     pub const fn is_drop(self) -> bool {
         matches!(
             self,
-            Self::NoBackend | Self::ForeignSource | Self::Malformed
+            Self::NoBackend | Self::ForeignSource | Self::Malformed | Self::NoPort
         )
     }
 }

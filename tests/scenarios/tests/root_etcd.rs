@@ -60,7 +60,7 @@ fn a_cluster_in_etcd_is_found_again_and_outlives_a_purge() {
         assert!(error.contains(says), "{error:?} does not say {says:?}");
     }
 
-    let _etcd = start_etcd(&machine);
+    let etcd = start_etcd(&machine);
     machine.up();
     machine
         .kubectl(&["create", "configmap", "kept", "--from-literal=a=b"])
@@ -98,6 +98,14 @@ fn a_cluster_in_etcd_is_found_again_and_outlives_a_purge() {
     machine.up();
     assert_eq!(identity(), before, "the same objects and containers");
     available();
+
+    // While etcd doesn't answer, status says so, and what runs goes on.
+    let signal = |signal: &str| machine.sh(&format!("kill -{signal} {}", etcd.0.id())).ok();
+    signal("STOP");
+    let status = machine.status();
+    signal("CONT");
+    assert_eq!(status["parts"]["store"]["state"], "unhealthy", "{status}");
+    assert_eq!(machine.status()["parts"]["store"]["state"], "healthy");
 
     // The store's own commands go where the cluster is.
     let compacted = machine.kernelet(&["store", "compact"]).ok();
