@@ -112,10 +112,13 @@ async fn certificates_and_tokens_prove_who_one_is() {
     .await;
     assert_eq!(status, 201);
     let answer: Value = serde_json::from_slice(&answer).unwrap();
-    assert_eq!(
-        answer["status"]["userInfo"],
-        json!({"username": "eve", "groups": ["dev", "system:authenticated"]})
-    );
+    let who = &answer["status"]["userInfo"];
+    assert_eq!(who["username"], "eve");
+    assert_eq!(who["groups"], json!(["dev", "system:authenticated"]));
+    // Which certificate it was.
+    let credential = &who["extra"]["authentication.kubernetes.io/credential-id"][0];
+    let digest = credential.as_str().unwrap().strip_prefix("X509SHA256=");
+    assert_eq!(digest.unwrap().len(), 64);
     let admin = server.admin();
     let account =
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});

@@ -76,21 +76,24 @@ pub fn check(request: &Request<'_>, new: &Value, old: Option<&Value>) -> Result<
         }
         _ => return Ok(()),
     };
-    let held = request
+    let (held, unresolved) = request
         .state
         .authz
         .rbac
-        .rules_for(request.user, request.namespace);
+        .rules_and_missing(request.user, request.namespace);
     let missing = uncovered(&held, &rules);
     if missing.is_empty() {
         return Ok(());
     }
-    let why = format!(
+    let mut why = format!(
         "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
         request.user.name,
         quoted(&request.user.groups),
         missing.join("\n")
     );
+    if !unresolved.is_empty() {
+        why += &format!("; resolution errors: [{}]", unresolved.join(" "));
+    }
     Err(request.forbidden(name, why))
 }
 

@@ -160,7 +160,10 @@ pub fn uncovered(held: &[Rule], wanted: &[Rule]) -> Vec<String> {
             None => missing.push(part),
         }
     }
-    missing.iter().map(Rule::compact).collect()
+    let mut told: Vec<String> = missing.iter().map(Rule::compact).collect();
+    told.sort_unstable();
+    told.dedup();
+    told
 }
 
 /// A list as Go's `%q` prints it: `["get" "list"]`.
@@ -264,8 +267,8 @@ mod tests {
         assert_eq!(
             uncovered(&held, &[rule("", "pods,secrets", "get,list", "-")]),
             [
-                r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get" "list"]}"#,
                 r#"{APIGroups:[""], Resources:["pods"], Verbs:["list"]}"#,
+                r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get" "list"]}"#,
             ]
         );
         assert!(
