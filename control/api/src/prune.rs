@@ -37,6 +37,8 @@ fn prune_as(schema: &Schema, ty: &Type, value: &mut Value) {
 
 /// Brings a tree into the form that a decode into and an encode from upstream's Go structs gives: empty optional
 /// values disappear, fields that Go always writes are there. Equal objects become equal trees.
+///
+/// A list, map or time that Go writes as `null` is absent; see [`write_nulls`].
 pub fn canonicalize(schema: &Schema, ty: TypeId, value: &mut Value) {
     canonicalize_as(schema, &Type::Object(ty), value);
 }
@@ -48,7 +50,7 @@ fn canonicalize_as(schema: &Schema, ty: &Type, value: &mut Value) {
                 match map.get_mut(&field.name) {
                     Some(value) => {
                         canonicalize_as(schema, &field.ty, value);
-                        if (value.is_null() && !is_written_as_null(field))
+                        if value.is_null()
                             || (field.omit_empty && !field.pointer && is_zero(&field.ty, value))
                         {
                             map.remove(&field.name);
@@ -58,8 +60,6 @@ fn canonicalize_as(schema: &Schema, ty: &Type, value: &mut Value) {
                         if let Some(mut zero) = always_written(&field.ty) {
                             canonicalize_as(schema, &field.ty, &mut zero);
                             map.insert(field.name.clone(), zero);
-                        } else if is_written_as_null(field) {
-                            map.insert(field.name.clone(), Value::Null);
                         }
                     }
                     None => {}
@@ -76,14 +76,45 @@ fn canonicalize_as(schema: &Schema, ty: &Type, value: &mut Value) {
     }
 }
 
-/// Whether Go writes `null` where this plain field has no value.
+/// Adds to a canonical tree the nulls that Go's encoder writes, as clients are shown them.
+pub fn write_nulls(schema: &Schema, ty: TypeId, value: &mut Value) {
+    write_nulls_as(schema, &Type::Object(ty), value);
+}
+
+fn write_nulls_as(schema: &Schema, ty: &Type, value: &mut Value) {
+    match (ty, value) {
+        (Type::Object(id), Value::Object(map)) => {
+            for field in &schema.get(*id).fields {
+                match map.get_mut(&field.name) {
+                    Some(value) => write_nulls_as(schema, &field.ty, value),
+                    None if is_written_as_null(field) => {
+                        map.insert(field.name.clone(), Value::Null);
+                    }
+                    None => {}
+                }
+            }
+        }
+        (Type::List(inner), Value::Array(list)) => list
+            .iter_mut()
+            .for_each(|item| write_nulls_as(schema, inner, item)),
+        (Type::Map(inner), Value::Object(map)) => map
+            .values_mut()
+            .for_each(|item| write_nulls_as(schema, inner, item)),
+        _ => {}
+    }
+}
+
+/// Whether Go writes `null` where this plain field has no value. A time is a struct, which `omitempty` does not leave
+/// out; only the metadata's says `omitzero`.
 fn is_written_as_null(field: &Field) -> bool {
-    !field.omit_empty
-        && !field.pointer
-        && matches!(
-            field.ty,
-            Type::List(_) | Type::StringList | Type::Map(_) | Type::Bytes | Type::Time | Type::MicroTime
-        )
+    if field.pointer {
+        return false;
+    }
+    match field.ty {
+        Type::Time | Type::MicroTime => field.name != "creationTimestamp",
+        Type::List(_) | Type::StringList | Type::Map(_) | Type::Bytes => !field.omit_empty,
+        _ => false,
+    }
 }
 
 /// The zero value of a type that Go writes for a plain field without `omitempty`.
@@ -134,6 +165,32 @@ mod tests {
             "ConfigMap",
             json!({"metadata": {"name": "a", "labels": {}, "generateName": "", "x": 1}, "immutable": false, "data": {"k": ""}}),
             json!({"metadata": {"name": "a"}, "immutable": false, "data": {"k": ""}}),
+        );
+    }
+
+    #[test]
+    fn times_and_lists_that_go_writes_as_null_are_null() {
+        let check = |kind: &str, mut value: Value, expect: Value| {
+            let schema = Schema::builtin();
+            let ty = schema.by_gvk(&Gvk::new("", "v1", kind)).unwrap();
+            canonicalize(schema, ty, &mut value);
+            let canonical = value.clone();
+            write_nulls(schema, ty, &mut value);
+            assert_eq!(value, expect);
+            prune(schema, ty, &mut value);
+            assert_eq!(value, canonical, "pruning takes them out again");
+        };
+        check(
+            "Event",
+            json!({"metadata": {"name": "e", "creationTimestamp": null}, "involvedObject": {}}),
+            json!({"metadata": {"name": "e"}, "involvedObject": {}, "eventTime": null, "firstTimestamp": null,
+                "lastTimestamp": null, "source": {}, "reportingComponent": "", "reportingInstance": ""}),
+        );
+        check(
+            "Pod",
+            json!({"spec": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+            json!({"metadata": {}, "spec": {"containers": null}, "status": {"conditions": [
+                {"type": "Ready", "status": "True", "lastProbeTime": null, "lastTransitionTime": null}]}}),
         );
     }
 

@@ -18,8 +18,8 @@ const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum JsonPatchError {
     /// The patch is not a list of operations: a bad request.
-    #[error("cannot read the JSON patch: {0}")]
-    Malformed(String),
+    #[error("error decoding patch: json: cannot unmarshal {0} into Go value of type {1}")]
+    Malformed(&'static str, &'static str),
     #[error("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {0}")]
     TooManyOperations(usize),
     /// The operations don't fit the document.
@@ -44,10 +44,7 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, JsonPatchError> {
 
 fn operations(patch: &Value) -> Result<Vec<&Map<String, Value>>, JsonPatchError> {
     let list = patch.as_array().ok_or_else(|| {
-        JsonPatchError::Malformed(format!(
-            "expected a list of operations, got {}",
-            number::kind_of(patch)
-        ))
+        JsonPatchError::Malformed(number::kind_of(patch), "[]handlers.jsonPatchOp")
     })?;
     if list.len() > MAX_OPERATIONS {
         return Err(JsonPatchError::TooManyOperations(list.len()));
@@ -55,10 +52,7 @@ fn operations(patch: &Value) -> Result<Vec<&Map<String, Value>>, JsonPatchError>
     list.iter()
         .map(|entry| {
             entry.as_object().ok_or_else(|| {
-                JsonPatchError::Malformed(format!(
-                    "expected an operation, got {}",
-                    number::kind_of(entry)
-                ))
+                JsonPatchError::Malformed(number::kind_of(entry), "handlers.jsonPatchOp")
             })
         })
         .collect()
@@ -297,7 +291,7 @@ fn size(value: &Value) -> usize {
 impl From<JsonPatchError> for ApiError {
     fn from(error: JsonPatchError) -> ApiError {
         match &error {
-            JsonPatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
+            JsonPatchError::Malformed(..) => ApiError::bad_request(error.to_string()),
             JsonPatchError::TooManyOperations(_) => {
                 ApiError::new(413, "RequestEntityTooLarge", error.to_string())
             }

@@ -343,7 +343,7 @@ fn a_strategic_patch_that_makes_no_sense_says_why() {
             containers(),
             json!({"containers": [{"image": "x"}]}),
             500,
-            "map: {\"image\":\"x\"} does not contain declared merge key: name",
+            "map: map[image:x] does not contain declared merge key: name",
         ),
         (
             containers(),

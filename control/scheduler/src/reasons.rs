@@ -91,6 +91,9 @@ impl Unschedulable {
 
 impl std::error::Error for Unschedulable {}
 
+/// What upstream's plugin for resource claims says of a pod that has none.
+const NO_CLAIMS: &str = "no new claims to deallocate";
+
 impl fmt::Display for Unschedulable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes = self.nodes;
@@ -106,14 +109,17 @@ impl fmt::Display for Unschedulable {
         write!(f, "0/{nodes} nodes are available: {}.", join(reasons))?;
         match &self.preemption {
             Preemption::Begun => Ok(()),
-            Preemption::NotEligible(why) => write!(f, " preemption: {why}"),
+            Preemption::NotEligible(why) => write!(f, " {NO_CLAIMS}, preemption: {why}"),
             Preemption::NoUse(verdicts) => {
                 let verdicts = verdicts
                     .iter()
                     .map(|(verdict, count)| format!("{count} {verdict}"))
                     .collect();
                 let verdicts = join(verdicts);
-                write!(f, " preemption: 0/{nodes} nodes are available: {verdicts}.")
+                write!(
+                    f,
+                    " {NO_CLAIMS}, preemption: 0/{nodes} nodes are available: {verdicts}."
+                )
             }
         }
     }

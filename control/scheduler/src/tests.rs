@@ -94,7 +94,7 @@ fn every_nodes_reason_is_counted_in_upstreams_words() {
         &cluster(&nodes),
         &pod("p", needs("5")),
         "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s). \
-         preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.",
+         no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.",
     );
 }
 
@@ -106,7 +106,7 @@ fn a_full_node_is_not_hopeless_but_has_no_victims() {
         &snapshot,
         &pod("p", needs("1")),
         "0/1 nodes are available: 1 Insufficient cpu, 1 Too many pods. \
-         preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+         no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
     );
     snapshot.remove_pod("first");
     goes_to(&snapshot, &pod("p", needs("1")), "a");
@@ -120,7 +120,7 @@ fn a_pod_that_never_preempts_says_so() {
         &snapshot,
         &pod("p", over),
         "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. \
-         preemption: not eligible due to preemptionPolicy=Never.",
+         no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never.",
     );
 }
 
@@ -135,7 +135,7 @@ fn an_extended_resource_is_counted_by_its_name() {
         &cluster(&[one]),
         &pod("p", gpu.clone()),
         "0/1 nodes are available: 1 Insufficient example.com/gpu. \
-         preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+         no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
     );
     let three = node(
         "a",
@@ -151,7 +151,7 @@ fn a_cordoned_node_takes_only_pods_that_tolerate_it() {
         &snapshot,
         &pod("p", json!({})),
         "0/1 nodes are available: 1 node(s) were unschedulable. \
-         preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+         no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
     );
     let daemon = json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]}});
     goes_to(&snapshot, &pod("p", daemon), "a");
@@ -264,7 +264,7 @@ fn host_ports_conflict_by_address_protocol_and_port() {
         &snapshot,
         &pod("p", port("0.0.0.0", "TCP", 80)),
         "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. \
-         preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+         no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
     );
 }
 
@@ -342,7 +342,7 @@ fn a_required_spread_keeps_domains_level() {
         "0/3 nodes are available: 1 node(s) didn't match pod topology spread constraints, \
          1 node(s) didn't match pod topology spread constraints (missing required label), \
          1 node(s) were unschedulable. \
-         preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, \
+         no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, \
          2 Preemption is not helpful for scheduling.",
     );
 }
@@ -374,7 +374,7 @@ fn pod_affinity_follows_and_may_begin_with_itself() {
         &snapshot,
         &pod("p", near_db.clone()),
         "0/2 nodes are available: 2 node(s) didn't match pod affinity rules. \
-         preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
+         no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
     );
     let near_itself = pod_terms("podAffinity", hosts_of(json!({"app": "x"})));
     assert!(decide(&snapshot, &pod("p", near_itself)).is_ok());
@@ -394,13 +394,13 @@ fn anti_affinity_holds_in_both_directions() {
         &snapshot,
         &pod("p", alone),
         "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. \
-         preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+         no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
     );
     refused(
         &snapshot,
         &pod("p", labelled(json!({"app": "x"}))),
         "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules. \
-         preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+         no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
     );
     snapshot.remove_pod("1");
     assert!(decide(&snapshot, &pod("p", labelled(json!({"app": "x"})))).is_ok());
@@ -480,11 +480,11 @@ fn as_few_and_as_unimportant_pods_as_possible_make_room() {
     assert_eq!(
         refusal(4),
         "0/2 nodes are available: 2 Insufficient cpu. \
-         preemption: 0/2 nodes are available: 2 Insufficient cpu."
+         no new claims to deallocate, preemption: 0/2 nodes are available: 2 Insufficient cpu."
     );
     assert_eq!(
         refusal(1),
-        "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: \
+        "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are available: \
          1 Insufficient cpu, 1 No preemption victims found for incoming pod."
     );
 }

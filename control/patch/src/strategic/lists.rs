@@ -183,7 +183,7 @@ fn special_items(
 
 fn key_of<'v>(item: &'v Value, key: &str) -> Result<&'v Value, StrategicError> {
     item.get(key)
-        .ok_or_else(|| StrategicError::NoMergeKey(item.to_string(), key.to_owned()))
+        .ok_or_else(|| StrategicError::NoMergeKey(go_printed(item), key.to_owned()))
 }
 
 /// The identity of a list's item: the value of its key, or itself.
@@ -264,4 +264,22 @@ fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// A value as Go's `%v` prints it.
+fn go_printed(value: &Value) -> String {
+    let joined = |parts: Vec<String>| parts.join(" ");
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => format!("[{}]", joined(list.iter().map(go_printed).collect())),
+        Value::Object(map) => {
+            let sorted: std::collections::BTreeMap<_, _> = map.iter().collect();
+            let entries = sorted
+                .into_iter()
+                .map(|(key, value)| format!("{key}:{}", go_printed(value)));
+            format!("map[{}]", joined(entries.collect()))
+        }
+        other => other.to_string(),
+    }
 }

@@ -76,7 +76,7 @@ pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>, kind: &str) -> Result<
         if value != "All" {
             return Err(invalid(
                 kind,
-                &[FieldError::not_supported("dryRun", value, &["All"])],
+                &[FieldError::not_supported("dryRun", vec![value], &["All"])],
             ));
         }
         found = DryRun::All;
@@ -97,11 +97,17 @@ impl WriteOptions {
                 "may not be more than 128 bytes",
             ));
         }
-        if field_manager.chars().any(|c| c.is_control()) {
+        let unprintable = field_manager
+            .char_indices()
+            .find(|(_, character)| character.is_control());
+        if let Some((at, character)) = unprintable {
             errors.push(FieldError::invalid(
                 "fieldManager",
                 field_manager.as_str(),
-                "should only contain printable characters",
+                format!(
+                    "invalid character U+{:04X} (at position {at})",
+                    u32::from(character)
+                ),
             ));
         }
         let field_validation = match query.get("fieldValidation").unwrap_or_default() {
@@ -112,7 +118,7 @@ impl WriteOptions {
                 errors.push(FieldError::not_supported(
                     "fieldValidation",
                     other,
-                    &["Ignore", "Strict", "Warn"],
+                    &["", "Ignore", "Strict", "Warn"],
                 ));
                 FieldValidation::Warn
             }
@@ -172,7 +178,14 @@ impl ListOptions {
         let resource_version = query
             .non_empty("resourceVersion")
             .map(resource_version)
-            .transpose()?;
+            .transpose()
+            .map_err(|error| match watch {
+                // Upstream's watch gives this error no code of its own.
+                true => ApiError::new(500, "", error.message),
+                false => {
+                    ApiError::bad_request(format!("invalid resource version: {}", error.message))
+                }
+            })?;
         let continue_token = query.get("continue").unwrap_or_default().to_owned();
         let send_initial_events = boolean(query, "sendInitialEvents")?;
         let limit = integer(query, "limit")?.unwrap_or_default();

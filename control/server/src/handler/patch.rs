@@ -3,7 +3,7 @@
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use kernelet_api::{
-    ApiError, Value,
+    ApiError, FieldError, Value,
     codec::{self, Decoded, FieldValidation},
     meta,
 };
@@ -110,6 +110,11 @@ pub async fn patch(
             let patched = patch.on(call, old, &call.gvk())?;
             let new = checked(call, patched, &options)?;
             request.check_name(&new, name)?;
+            let uid = meta::uid(&new);
+            if !uid.is_empty() && uid != meta::uid(old) {
+                let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+                return Err(request.invalid(name, &[error]));
+            }
             Ok(new)
         };
         request.update(name, None, &change).await?

@@ -34,6 +34,22 @@ enum Field {
     Indexed(usize),
 }
 
+/// Upstream's words for a field that can't be selected by: kinds without fields of their own have others.
+fn unknown_field(served: &Served, path: &str) -> String {
+    let own = served
+        .resource
+        .selectable_fields
+        .iter()
+        .any(|field| !field.starts_with("metadata."));
+    if own {
+        format!("field label not supported: {path}")
+    } else {
+        format!(
+            "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        )
+    }
+}
+
 impl Filter {
     /// From a request's `labelSelector` and `fieldSelector`.
     pub fn parse(served: &Served, namespace: &str, query: &Query) -> Result<Filter, ApiError> {
@@ -53,8 +69,7 @@ impl Filter {
         let fields = terms
             .into_iter()
             .map(|term| {
-                let unknown =
-                    || ApiError::bad_request(format!("field label not supported: {}", term.path));
+                let unknown = || ApiError::bad_request(unknown_field(served, &term.path));
                 let field = match term.path.as_str() {
                     "metadata.name" => Field::Name,
                     "metadata.namespace" if served.resource.namespaced => Field::Namespace,

@@ -253,7 +253,14 @@ pub(super) fn spread(list: &Node<'_>, errors: &mut Errors) {
             constraint.get("topologyKey"),
             constraint.get("whenUnsatisfiable"),
         );
-        positive(&constraint.get("maxSkew"), errors);
+        let skew = constraint.get("maxSkew");
+        if skew.int().unwrap_or(0) <= 0 {
+            errors.push(FieldError::invalid(
+                &skew.path,
+                skew.int().unwrap_or(0),
+                "must be greater than zero",
+            ));
+        }
         if key.len() == 0 {
             errors.push(key.required("can not be empty"));
         }

@@ -26,7 +26,6 @@ use super::{
     params::{DryRun, ListOptions, WriteOptions},
     read::{select, store_error},
     select::Filter,
-    write::uid_precondition,
 };
 use crate::{
     admission::{Operation, services::Claims},
@@ -201,19 +200,24 @@ fn check_preconditions(
     tree: &Value,
     options: &DeleteOptions,
 ) -> Result<(), ApiError> {
+    // Upstream names the kind here, not the resource.
+    let resource = &request.served.resource;
+    let conflict = |why: String| ApiError::conflict(&resource.group, &resource.kind, name, why);
     if let Some(uid) = &options.uid
         && uid != meta::uid(tree)
     {
-        return Err(request.conflict(name, uid_precondition(uid, meta::uid(tree))));
+        let found = meta::uid(tree);
+        return Err(conflict(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({found}). The object might have been deleted and then recreated"
+        )));
     }
     if let Some(version) = &options.resource_version
         && version != meta::resource_version(tree)
     {
         let found = meta::resource_version(tree);
-        let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {found}"
-        );
-        return Err(request.conflict(name, why));
+        return Err(conflict(format!(
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({found}). The object might have been modified"
+        )));
     }
     Ok(())
 }

@@ -1,23 +1,34 @@
 //! `scale`: the replicas of what has replicas, as an `autoscaling/v1` Scale.
 
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use kernelet_api::{
     ApiError, FieldError, Gvk, Value,
     codec::{self, Decoded},
     meta,
     resources::Verb,
 };
+use kernelet_openapi::tables::human_duration;
 use serde_json::{Map, json};
 
-use super::super::{Call, Failure, WriteRequest, params::WriteOptions, patch::Patch, read::reach};
-use crate::{body::ResponseBody, http::negotiate::Endpoint, registry::Stored};
+use super::super::{
+    Call, Failure, WriteRequest, encode::partial, params::WriteOptions, patch::Patch, read::reach,
+};
+use crate::{
+    body::ResponseBody,
+    http::negotiate::{Endpoint, Form, MetaVersion},
+    registry::Stored,
+};
 
 fn kind() -> Gvk {
     Gvk::new("autoscaling", "v1", "Scale")
 }
 
 pub async fn handle(call: &Call, verb: Verb) -> Result<Response<ResponseBody>, Failure> {
-    let output = call.output(Endpoint::Plain)?;
+    let output = call.output(match verb {
+        Verb::Get => Endpoint::Object,
+        _ => Endpoint::Plain,
+    })?;
     let stored = call.stored()?;
     let scale = match verb {
         Verb::Get => {
@@ -28,7 +39,40 @@ pub async fn handle(call: &Call, verb: Verb) -> Result<Response<ResponseBody>, F
         }
         _ => write(call, verb).await?,
     };
-    Ok(call.answer_value(StatusCode::OK, output, &scale))
+    let answer = match output.form {
+        Form::Full => scale,
+        Form::Metadata(version) => partial(&scale, version),
+        Form::Table(version) => table(&scale, version),
+    };
+    Ok(call.answer_value(StatusCode::OK, output, &answer))
+}
+
+/// Upstream's columns of a Scale.
+fn table(scale: &Value, version: MetaVersion) -> Value {
+    let column = |name: &str, ty: &str, format: &str, description: &str| json!({"name": name, "type": ty, "format": format, "description": description, "priority": 0});
+    let count = |path: &str| scale.pointer(path).cloned().unwrap_or_else(|| 0.into());
+    let created: Option<Timestamp> = scale
+        .pointer("/metadata/creationTimestamp")
+        .and_then(Value::as_str)
+        .and_then(|text| text.parse().ok());
+    let age = created.map_or("<unknown>".to_owned(), |created| {
+        human_duration(Timestamp::now().as_second() - created.as_second())
+    });
+    json!({
+        "kind": "Table",
+        "apiVersion": version.api_version(),
+        "metadata": {"resourceVersion": meta::resource_version(scale)},
+        "columnDefinitions": [
+            column("Name", "string", "name", "The object's name."),
+            column("Desired", "integer", "", "Replicas wanted."),
+            column("Available", "integer", "", "Replicas that there are."),
+            column("Age", "string", "", "The time since the object was created."),
+        ],
+        "rows": [{
+            "cells": [meta::name(scale), count("/spec/replicas"), count("/status/replicas"), age],
+            "object": partial(scale, version),
+        }],
+    })
 }
 
 async fn write(call: &Call, verb: Verb) -> Result<Value, Failure> {
