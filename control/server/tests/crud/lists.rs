@@ -115,7 +115,7 @@ async fn lists_keep_to_revisions_and_selectors() {
         api.get(&format!("{CMS}?fieldSelector=data.a%3D1"))
             .await
             .error()
-            .starts_with("400 BadRequest: field label not supported: data.a")
+            .starts_with("400 BadRequest: \"data.a\" is not a known field selector: only")
     );
     assert_eq!(
         api.get(&format!("{CMS}?labelSelector=a%20b")).await.status,

@@ -347,7 +347,7 @@ async fn preconditions_hold() {
         delete(json!({"uid": "other"}))
             .await
             .error()
-            .contains("Precondition failed: UID in precondition: other")
+            .contains("the UID in the precondition (other) does not match the UID in record")
     );
     assert!(
         delete(json!({"resourceVersion": "1"}))
