@@ -142,12 +142,15 @@ impl Pod {
         let mut answers = vec![duplicate(waiting.process.pidfd.as_fd())?];
         let mut terminal = None;
         if let Some(control) = waiting.terminal.take() {
-            terminal = Some(duplicate(control.as_fd())?);
-            if plan.stdin {
-                stdin = Some(duplicate(control.as_fd())?);
-            }
             match &plan.log {
-                Some(to) => log = Some(Log::of_terminal(self.logs.as_fd(), to, control)?),
+                Some(to) => {
+                    terminal = Some(duplicate(control.as_fd())?);
+                    if plan.stdin {
+                        stdin = Some(duplicate(control.as_fd())?);
+                    }
+                    log = Some(Log::of_terminal(self.logs.as_fd(), to, control)?);
+                }
+                // The caller's alone: its close hangs up.
                 None => answers.push(control),
             }
         }
