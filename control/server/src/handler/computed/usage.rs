@@ -128,7 +128,7 @@ fn measured(object: &CachedObject, sample: &Sample) -> Option<Value> {
 fn amounts(usage: &Usage) -> Value {
     let cpu = Quantity::parse(&format!("{}n", usage.cpu_nano)).unwrap_or_default();
     let bytes = usage.memory_bytes;
-    let memory = if bytes % 1024 == 0 {
+    let memory = if bytes.is_multiple_of(1024) {
         Canonical::parse(&format!("{}Ki", bytes / 1024))
             .map_or_else(|_| bytes.to_string(), |memory| memory.to_string())
     } else {
