@@ -248,3 +248,21 @@ fn what_go_clients_send_in_protobuf_loses_its_empty_fields() {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}})
     );
 }
+
+#[test]
+fn a_map_entry_without_a_value_has_its_types_zero() {
+    let schema = Schema::builtin();
+    let gvk = Gvk::new("policy", "v1", "PodDisruptionBudget");
+    // status.disruptedPods: a map of times, with one entry that has neither key nor value.
+    let bytes = codec::envelope("policy/v1", "PodDisruptionBudget", b"\x1a\x02\x12\x00");
+    let decode = |format, bytes: &[u8]| {
+        codec::decode(schema, format, bytes, &gvk, FieldValidation::Strict)
+            .expect("it is a PodDisruptionBudget")
+            .value
+    };
+    let value = decode(Format::Protobuf, &bytes);
+    assert_ne!(value["status"]["disruptedPods"][""], serde_json::json!({}));
+    let again = codec::encode_protobuf(schema, &value).expect("the kind is known");
+    assert_eq!(decode(Format::Protobuf, &again), value);
+    assert_eq!(decode(Format::Json, &codec::encode_json(&value)), value);
+}

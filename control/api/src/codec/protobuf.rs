@@ -318,6 +318,8 @@ fn get_field(
                 (Some(value), _) => value,
                 (None, Type::String | Type::Bytes) => "".into(),
                 (None, Type::Quantity) => "0".into(),
+                (None, Type::Duration) => "0s".into(),
+                (None, Type::Time | Type::MicroTime) => Value::Null,
                 (None, Type::StringList) => Value::Array(vec![]),
                 (None, _) => Value::Object(Map::new()),
             };
