@@ -37,7 +37,7 @@ pub async fn handle(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         ("eviction", _) => evict::create(call).await,
         ("token", _) => token::create(call).await,
         ("log", _) => log::get(call).await,
-        ("exec", _) => connect::connect(call).await,
+        ("attach" | "exec" | "portforward", _) => connect::connect(call).await,
         (_, Verb::Get) => read::get(call).await,
         (_, Verb::Update) => write::update(call, Some(name)).await,
         (_, Verb::Patch) => patch::patch(call, Some(name)).await,
