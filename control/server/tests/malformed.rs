@@ -58,9 +58,13 @@ fn told(status: u16, body: &[u8]) -> String {
 
 /// What differs from run to run.
 fn masked(message: &str) -> String {
-    match message.split_once(" in object meta: ") {
-        Some((head, value)) if !value.is_empty() => format!("{head} in object meta: …"),
-        _ => message.to_owned(),
+    // The uid or revision that the object really has.
+    match message.split_once(" in record (") {
+        Some((head, rest)) => {
+            let tail = rest.split_once(')').map_or("", |(_, tail)| tail);
+            format!("{head} in record (…){tail}")
+        }
+        None => message.to_owned(),
     }
 }
 
