@@ -58,7 +58,12 @@ fn told(status: u16, body: &[u8]) -> String {
 
 /// What differs from run to run.
 fn masked(message: &str) -> String {
-    // The uid or revision that the object really has.
+    // The uid or revision that the object really has, in the words of updates and of deletions.
+    if let Some((head, value)) = message.split_once(" in object meta: ")
+        && !value.is_empty()
+    {
+        return format!("{head} in object meta: …");
+    }
     match message.split_once(" in record (") {
         Some((head, rest)) => {
             let tail = rest.split_once(')').map_or("", |(_, tail)| tail);
