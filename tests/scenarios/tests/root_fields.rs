@@ -108,7 +108,7 @@ fn a_profile_of_the_nodes_folder_filters_system_calls() {
             name,
             "Never",
             &format!(
-                "  containers:\n  - name: main\n    image: busybox:test\n    command: [sh, -c, \"chmod 600 /etc/passwd; echo $?; grep Seccomp: /proc/self/status\"]\n    \
+                "  containers:\n  - name: main\n    image: busybox:test\n    command: [sh, -c, \"exec 2>&1; chmod 600 /etc/passwd; echo $?; grep Seccomp: /proc/self/status\"]\n    \
              securityContext: {{seccompProfile: {{type: Localhost, localhostProfile: {file}}}}}\n"
             ),
         )
