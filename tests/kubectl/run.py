@@ -277,6 +277,19 @@ def diff(left, right):
     return lines
 
 
+def in_order(text):
+    """Sorts what comes in any order: managed fields, whose times are masked, and the errors that kubectl keeps in a map."""
+    def fields(found):
+        indent, body = found.groups()
+        return f"{indent}managedFields:\n" + "".join(sorted(re.split(rf"(?m)^(?={indent}- )", body)))
+
+    def errors(found):
+        return "due to error: [" + ", ".join(sorted(re.split(r", (?=cannot )", found.group(1)))) + "]"
+
+    text = re.sub(r"(?m)^( *)managedFields:\n((?:\1(?:- |  ).*\n)+)", fields, text)
+    return re.sub(r"due to error: \[(.*)\]", errors, text)
+
+
 class Differences:
     """differences.md: a heading `## CASE` or `## CASE, kubectl VERSION`, the command as `` `COMMAND` ``, the reason, and the
     lines in a block of `diff`. A line `-~ PATTERN` or `+~ PATTERN` stands for any number of lines that match."""
@@ -329,7 +342,7 @@ def compare(case, version, transcript, differences):
         return [f"{case.name}: the recorded commands are others: record again; {extra}"]
     wrong = []
     for (command, expected), (_, text) in zip(golden, transcript):
-        lines = diff(expected, text)
+        lines = diff(in_order(expected), in_order(text))
         if not lines:
             continue
         if not differences.explain(case.name, version, command, lines):

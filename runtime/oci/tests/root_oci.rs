@@ -449,7 +449,7 @@ fn a_creation_that_is_killed_at_any_call_can_be_deleted() {
     let stride = std::env::var("KERNELET_KILL_STRIDE")
         .ok()
         .and_then(|s| s.parse().ok())
-        .unwrap_or(13_u32);
+        .unwrap_or(5_u32);
     // A tracer that comes late sees fewer calls: only several that saw too few mean that there are no more.
     let (mut at, mut kills, mut misses) = (1, 0, 0);
     while misses < 5 {
