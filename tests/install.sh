@@ -41,7 +41,8 @@ release_programs() {
   local host flags='-C target-feature=+crt-static -C relocation-model=static'
   host=$(rustc -vV | sed -n 's/^host: //p')
   cargo build --locked --release -p kernelet -p kernelet-cni "$@" || return 1
-  RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }$flags" cargo build --locked --release --target "$host" -p kernelet-oci || return 1
+  RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }$flags" cargo build --locked --release --target "$host" -p kernelet-oci \
+    --config "profile.release.lto='fat'" --config "profile.release.panic='abort'" || return 1
   cp "target/$host/release/kernelet-oci" target/release/kernelet-oci
 }
 
