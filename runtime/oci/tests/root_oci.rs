@@ -471,5 +471,5 @@ fn a_creation_that_is_killed_at_any_call_can_be_deleted() {
         }
     }
     println!("killed at {kills} moments of {at} system call stops");
-    assert!(kills > 10, "only {kills} moments: is the tracer working?");
+    assert!(at > 200, "only {at} calls: is the tracer working?");
 }
