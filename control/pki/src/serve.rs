@@ -16,14 +16,15 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
-use rustls::pki_types::CertificateDer;
 use tokio::{net::TcpListener, sync::Semaphore, time};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// The caller's verified certificates, leaf first; empty when it showed none.
+use crate::tls::PeerCertificate;
+
+/// The caller's verified certificate, if it showed one: read once for all requests of its connection.
 #[derive(Clone, Debug)]
-pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
+pub struct Peer(pub Option<Arc<PeerCertificate>>);
 
 /// Where the caller's connection comes from.
 #[derive(Clone, Copy, Debug)]
@@ -112,16 +113,9 @@ pub async fn serve_tls<H, F, B>(
                     return;
                 }
             };
-            let peer = PeerCertificates(
-                stream
-                    .get_ref()
-                    .1
-                    .peer_certificates()
-                    .unwrap_or_default()
-                    .iter()
-                    .map(|certificate| certificate.clone().into_owned())
-                    .collect(),
-            );
+            let shown = stream.get_ref().1.peer_certificates();
+            let leaf = shown.and_then(<[_]>::first);
+            let peer = Peer(leaf.map(|leaf| Arc::new(PeerCertificate::of(leaf))));
             let service = service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(peer.clone());
                 request.extensions_mut().insert(RemoteAddr(remote));

@@ -88,6 +88,29 @@ pub fn client_config(ca_pem: &str, identity: Option<&Identity>) -> Result<Client
     }
 }
 
+/// What requests want to know of the certificate of their connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCertificate {
+    /// `None` when it has no common name.
+    pub identity: Option<PeerIdentity>,
+    /// SHA-256 of the whole certificate, in lower-case hexadecimal digits.
+    pub fingerprint: String,
+}
+
+impl PeerCertificate {
+    pub fn of(certificate: &CertificateDer<'_>) -> PeerCertificate {
+        let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
+        PeerCertificate {
+            identity: peer_identity(certificate),
+            fingerprint: digest
+                .as_ref()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        }
+    }
+}
+
 /// The identity in a verified certificate; `None` when it is no certificate or has no common name.
 pub fn peer_identity(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;

@@ -6,8 +6,8 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use kernelet_pki::{
-    Ca, CsrError, Identity, IdentitySpec, Lifetimes, PeerCertificates, ServeLimits,
-    ServiceAccountKeys, Usage, client_config, peer_identity, serve_tls, server_config,
+    Ca, CsrError, Identity, IdentitySpec, Lifetimes, Peer, ServeLimits, ServiceAccountKeys, Usage,
+    client_config, peer_identity, serve_tls, server_config,
 };
 use rcgen::{CertificateParams, DnType, KeyPair};
 use tokio::{
@@ -105,15 +105,9 @@ fn a_request_is_signed_as_it_names_itself_and_nonsense_is_refused() {
 }
 
 async fn who_am_i(request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let peer = request
-        .extensions()
-        .get::<PeerCertificates>()
-        .unwrap()
-        .0
-        .clone();
+    let peer = request.extensions().get::<Peer>().unwrap().0.clone();
     let name = peer
-        .first()
-        .and_then(peer_identity)
+        .and_then(|shown| shown.identity.clone())
         .map(|who| who.common_name);
     Response::new(Full::from(name.unwrap_or_else(|| "nobody".into())))
 }

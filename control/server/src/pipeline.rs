@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, request::Parts};
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 use kernelet_api::ApiError;
-use kernelet_pki::PeerCertificates;
+use kernelet_pki::Peer;
 use tokio::time;
 
 use crate::{
@@ -314,7 +314,7 @@ fn timeout(query: &Query) -> Result<Duration, ApiError> {
 }
 
 fn authenticate(state: &Arc<State>, parts: &Parts) -> Result<Arc<UserInfo>, ApiError> {
-    let peer = parts.extensions.get::<PeerCertificates>();
+    let peer = parts.extensions.get::<Peer>();
     let found = state
         .authn
         .authenticate(&parts.headers, peer, parts.uri.path());

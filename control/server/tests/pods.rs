@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::{Api, TestServer};
 use http::{Request, Response};
 use http_body_util::Full;
-use kernelet_pki::{PeerCertificates, ServeLimits, peer_identity, serve_tls, server_config};
+use kernelet_pki::{Peer, ServeLimits, serve_tls, server_config};
 use kernelet_server::UserInfo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -38,8 +38,9 @@ async fn kubelet(server: &TestServer) -> u16 {
     let identity = common::identity(&server.ca, "system:node:n", Some("system:nodes"));
     let tls = Arc::new(server_config(&identity, server.ca.cert_pem()).unwrap());
     let handle = |request: Request<hyper::body::Incoming>| async move {
-        let peer = request.extensions().get::<PeerCertificates>().unwrap();
-        let who = peer_identity(&peer.0[0]).unwrap().common_name;
+        let peer = request.extensions().get::<Peer>().unwrap();
+        let certificate = peer.0.clone().unwrap();
+        let who = certificate.identity.clone().unwrap().common_name;
         let text = format!("{} {who}\n", request.uri());
         if request.uri().path().ends_with("/broken") {
             let mut response = Response::new(Full::new(Bytes::from("no log file")));

@@ -14,8 +14,7 @@ pub mod tokens;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
-use kernelet_pki::{PeerCertificates, peer_identity};
-use sha2::{Digest, Sha256};
+use kernelet_pki::Peer;
 
 use crate::{
     cache::ResourceCache,
@@ -95,19 +94,16 @@ impl Authenticator {
     pub fn authenticate(
         &self,
         headers: &HeaderMap,
-        peer: Option<&PeerCertificates>,
+        peer: Option<&Peer>,
         path: &str,
     ) -> Result<Identity, AuthnError> {
-        if let Some(certificate) = peer.and_then(|peer| peer.0.first()) {
-            let identity = peer_identity(certificate).ok_or(AuthnError::Certificate)?;
+        if let Some(certificate) = peer.and_then(|peer| peer.0.as_ref()) {
+            let identity = certificate.identity.clone();
+            let identity = identity.ok_or(AuthnError::Certificate)?;
             let mut user = UserInfo::new(identity.common_name, identity.organizations);
-            let digest: String = Sha256::digest(certificate)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
             user.extra.insert(
                 "authentication.kubernetes.io/credential-id".to_owned(),
-                vec![format!("X509SHA256={digest}")],
+                vec![format!("X509SHA256={}", certificate.fingerprint)],
             );
             return Ok(user.into());
         }

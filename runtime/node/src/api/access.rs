@@ -5,7 +5,7 @@ use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
-use kernelet_pki::{PeerCertificates, peer_identity};
+use kernelet_pki::Peer;
 use kube::{Api, api::PostParams};
 
 use super::{Answer, text};
@@ -36,11 +36,9 @@ impl Refusal {
 }
 
 pub(super) async fn identify<B>(ctx: &Context, request: &Request<B>) -> Result<User, Refusal> {
-    let certificates = request.extensions().get::<PeerCertificates>();
-    if let Some(identity) = certificates
-        .and_then(|c| c.0.first())
-        .and_then(peer_identity)
-    {
+    let peer = request.extensions().get::<Peer>();
+    let certificate = peer.and_then(|peer| peer.0.as_ref());
+    if let Some(identity) = certificate.and_then(|shown| shown.identity.clone()) {
         return Ok(User {
             name: identity.common_name,
             groups: identity.organizations,

@@ -17,7 +17,7 @@ mod text;
 
 pub(crate) use counters::{Counters, PodStart};
 pub(crate) use disk::{Disks, Used};
-pub(crate) use look::{Depth, Look, PodUse, Use, disk, is_running};
+pub(crate) use look::{ContainerUse, Depth, Look, PodUse, Use, disk, is_running};
 pub(crate) use network::{Interface, of_machine as interfaces_of_machine};
 pub(crate) use process::Process;
 pub(crate) use rates::Rates;

@@ -110,7 +110,7 @@ fn difference(old: &Value, new: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Gvk, Registry, Value, codec};
+    use crate::{Registry, Value, validate::pod::updated::updated};
     use serde_json::json;
 
     fn pod(ephemeral: Value) -> Value {
@@ -121,22 +121,7 @@ mod tests {
 
     /// Through decoding, defaults and the update's path, as the server does it.
     fn refused(before: Value, now: Value) -> Vec<String> {
-        let registry = Registry::builtin();
-        let pods = registry.by_resource("", "pods").expect("pods are served");
-        let decode = |object| {
-            let gvk = Gvk::new("", "v1", "Pod");
-            let strict = codec::FieldValidation::Strict;
-            let mut value = codec::typecheck(&registry.schema, object, &gvk, strict)
-                .expect("decodes")
-                .value;
-            pods.default(&mut value);
-            value
-        };
-        let (old, mut new) = (decode(pod(before)), decode(pod(now)));
-        let subresource = Some("ephemeralcontainers");
-        pods.prepare_for_update(&mut new, &old, subresource);
-        let errors = pods.validate_update(&new, &old, subresource);
-        errors.iter().map(ToString::to_string).collect()
+        updated("ephemeralcontainers", pod(before), pod(now)).1
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod scheduling;
 mod security;
 mod status;
 mod update;
+#[cfg(test)]
+mod updated;
 mod volume;
 
 pub(crate) use resize::prepare as prepare_resize;

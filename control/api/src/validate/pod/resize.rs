@@ -201,7 +201,7 @@ fn taken_back(now: &Value, was: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Gvk, Registry, Value, codec};
+    use crate::{Registry, Value, validate::pod::updated::updated};
     use serde_json::json;
 
     fn pod(containers: Value) -> Value {
@@ -215,24 +215,11 @@ mod tests {
 
     /// The spec after an update through `resize`, or why it is refused.
     fn resized(before: Value, now: Value) -> Result<Value, Vec<String>> {
-        let registry = Registry::builtin();
-        let pods = registry.by_resource("", "pods").expect("pods are served");
-        let decode = |object| {
-            let gvk = Gvk::new("", "v1", "Pod");
-            let strict = codec::FieldValidation::Strict;
-            let mut value = codec::typecheck(&registry.schema, object, &gvk, strict)
-                .expect("decodes")
-                .value;
-            pods.default(&mut value);
-            value
-        };
-        let (old, mut new) = (decode(pod(before)), decode(pod(now)));
-        pods.prepare_for_update(&mut new, &old, Some("resize"));
-        let errors = pods.validate_update(&new, &old, Some("resize"));
+        let (new, errors) = updated("resize", pod(before), pod(now));
         if errors.is_empty() {
             return Ok(new["spec"]["containers"].clone());
         }
-        Err(errors.iter().map(ToString::to_string).collect())
+        Err(errors)
     }
 
     #[test]

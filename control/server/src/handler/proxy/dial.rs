@@ -1,18 +1,9 @@
 //! Connections to backends, and their failures in the words that Go's `net` has for them.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use kernelet_pki::client_config_for_anyone;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -47,7 +38,8 @@ pub async fn dial(target: &Target, kubelet: &Arc<ClientConfig>) -> Result<Box<dy
     }
     let config = match target.trust {
         Trust::Kubelet => kubelet.clone(),
-        Trust::Anyone => trusting(),
+        // A pod's certificate can't be checked against anything.
+        Trust::Anyone => client_config_for_anyone(),
     };
     let name = ServerName::IpAddress(address.ip().into());
     match time::timeout(HANDSHAKE, TlsConnector::from(config).connect(name, tcp)).await {
@@ -76,65 +68,6 @@ pub fn words(error: &io::Error) -> String {
         .unwrap_or_default()
 }
 
-/// TLS without a question who answers: a pod's certificate can't be checked against anything, and the address is what
-/// the client asked for. The connection is private against listeners all the same.
-fn trusting() -> Arc<ClientConfig> {
-    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    CONFIG
-        .get_or_init(|| {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let config = ClientConfig::builder_with_provider(provider.clone())
-                .with_safe_default_protocol_versions()
-                .expect("the provider has the default versions")
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-                .with_no_client_auth();
-            Arc::new(config)
-        })
-        .clone()
-}
-
-/// Accepts each certificate whose holder has its key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,7 +92,10 @@ mod tests {
             address,
             trust: Trust::Anyone,
         };
-        let error = dial(&target, &trusting()).await.err().unwrap();
+        let error = dial(&target, &client_config_for_anyone())
+            .await
+            .err()
+            .unwrap();
         assert_eq!(
             error,
             format!("dial tcp {address}: connect: connection refused")

@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/kubelet/metrics/collectors/resource_metrics.go` of Kubernetes 1.35.
 
-use crate::stats::{Look, Text, Use, float};
+use crate::stats::{ContainerUse, Look, PodUse, Text, Use, float};
 
 type Value = fn(&Use) -> Option<f64>;
 
@@ -16,6 +16,14 @@ fn memory(usage: &Use) -> Option<f64> {
 
 fn swap(usage: &Use) -> Option<f64> {
     usage.detail.memory_swap_bytes.map(float)
+}
+
+fn labels_of<'l>(pod: &'l PodUse, container: &'l ContainerUse) -> [(&'static str, &'l str); 3] {
+    [
+        ("container", &container.name),
+        ("namespace", &pod.namespace),
+        ("pod", &pod.name),
+    ]
 }
 
 pub(in super::super) fn page(look: &Look) -> String {
@@ -71,11 +79,7 @@ pub(in super::super) fn page(look: &Look) -> String {
         text.family(name, kind, help);
         for pod in &look.pods {
             for container in &pod.containers {
-                let labels = [
-                    ("container", container.name.as_str()),
-                    ("namespace", &pod.namespace),
-                    ("pod", &pod.name),
-                ];
+                let labels = labels_of(pod, container);
                 if let Some(value) = value(&container.usage) {
                     text.sample_at(name, &labels, value, at);
                 }
@@ -90,11 +94,7 @@ pub(in super::super) fn page(look: &Look) -> String {
     );
     for pod in &look.pods {
         for container in &pod.containers {
-            let labels = [
-                ("container", container.name.as_str()),
-                ("namespace", &pod.namespace),
-                ("pod", &pod.name),
-            ];
+            let labels = labels_of(pod, container);
             if let Some(started) = container.started {
                 text.sample(name, &labels, started.as_duration().as_secs_f64());
             }
