@@ -2,17 +2,16 @@
 //! is passed over in silence.
 
 mod mounts;
+mod namespaces;
+mod process;
 mod resources;
 mod seccomp;
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capabilities, Linux, LinuxDeviceType, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxDeviceType, Spec};
 
-use crate::{
-    CapSet, CapabilitySets, ContainerId, ContainerPlan, DeviceKind, DeviceNode, NameOrId,
-    NamespaceOf, Namespaces, ProcessPlan, Rlimit, Rootfs, Seccomp, UserPlan,
-};
+use crate::{ContainerId, ContainerPlan, DeviceKind, DeviceNode, Rootfs};
 
 /// A field that can't be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +21,7 @@ pub struct FromOciError {
     pub reason: String,
 }
 
+pub use process::process_of;
 pub use resources::resources as oci_resources;
 
 type Result<T> = std::result::Result<T, FromOciError>;
@@ -63,14 +63,14 @@ pub fn from_oci(spec: &Spec, id: ContainerId, bundle: &Path) -> Result<Container
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
     Ok(ContainerPlan {
-        process: process_of(process, linux)?,
+        process: process::process_of(process, linux)?,
         rootfs: Rootfs::Path(bundle.join(root.path())),
         read_only_rootfs: root.readonly().unwrap_or(false),
         mounts,
         devices: devices(linux)?,
         masked_paths: paths(linux.masked_paths()),
         readonly_paths: paths(linux.readonly_paths()),
-        namespaces: namespaces(linux)?,
+        namespaces: namespaces::namespaces(linux)?,
         cgroup: cgroup(linux, &id)?,
         resources: resources::resources(linux.resources().as_ref())?,
         hostname: spec.hostname().clone(),
@@ -119,130 +119,6 @@ fn id(field: &str, id: u32) -> Result<u32> {
     match i32::try_from(id) {
         Ok(_) => Ok(id),
         Err(_) => refuse(field, format!("{id} is beyond 2147483647")),
-    }
-}
-
-/// Also for exec's `--process`.
-pub fn process_of(process: &Process, linux: &Linux) -> Result<ProcessPlan> {
-    unsupported(
-        "process.selinuxLabel",
-        &process.selinux_label().as_ref().filter(|l| !l.is_empty()),
-    )?;
-    unsupported(
-        "process.apparmorProfile",
-        &process
-            .apparmor_profile()
-            .as_ref()
-            .filter(|p| !p.is_empty()),
-    )?;
-    unsupported("process.ioPriority", process.io_priority())?;
-    unsupported("process.scheduler", process.scheduler())?;
-    unsupported("process.execCPUAffinity", process.exec_cpu_affinity())?;
-    let user = process.user();
-    let groups = user.additional_gids().iter().flatten();
-    let capabilities = match process.capabilities() {
-        None => CapabilitySets::default(),
-        Some(sets) => CapabilitySets {
-            bounding: cap_set(sets.bounding())?,
-            effective: cap_set(sets.effective())?,
-            permitted: cap_set(sets.permitted())?,
-            inheritable: cap_set(sets.inheritable())?,
-            ambient: cap_set(sets.ambient())?,
-        },
-    };
-    let rlimits = process.rlimits().iter().flatten().map(|limit| Rlimit {
-        name: rlimit_name(&format!("{:?}", limit.typ())),
-        soft: limit.soft(),
-        hard: limit.hard(),
-    });
-    Ok(ProcessPlan {
-        args: process.args().clone().unwrap_or_default(),
-        env: process.env().clone().unwrap_or_default(),
-        cwd: process.cwd().clone(),
-        user: UserPlan {
-            user: NameOrId::Id(id("process.user.uid", user.uid())?),
-            group: Some(NameOrId::Id(id("process.user.gid", user.gid())?)),
-            additional_gids: groups
-                .map(|gid| id("process.user.additionalGids", *gid))
-                .collect::<Result<_>>()?,
-            groups_of_image: false,
-            umask: user.umask(),
-        },
-        capabilities,
-        no_new_privileges: process.no_new_privileges().unwrap_or(false),
-        seccomp: match linux.seccomp() {
-            None => Seccomp::Unconfined,
-            Some(profile) => Seccomp::Profile(Box::new(seccomp::profile(profile)?)),
-        },
-        rlimits: rlimits.collect(),
-        oom_score_adj: process.oom_score_adj(),
-    })
-}
-
-fn cap_set(names: &Option<Capabilities>) -> Result<CapSet> {
-    let mut set = CapSet::EMPTY;
-    for name in names.iter().flatten() {
-        match name.to_string().parse() {
-            Ok(cap) => set = set.with(cap),
-            Err(e) => return refuse("process.capabilities", format!("{e}")),
-        }
-    }
-    Ok(set)
-}
-
-/// `RlimitNofile` to `RLIMIT_NOFILE`.
-fn rlimit_name(variant: &str) -> String {
-    format!(
-        "RLIMIT_{}",
-        variant.trim_start_matches("Rlimit").to_ascii_uppercase()
-    )
-}
-
-fn namespaces(linux: &Linux) -> Result<Namespaces> {
-    let mut of = Namespaces {
-        pid: NamespaceOf::Host,
-        net: NamespaceOf::Host,
-        ipc: NamespaceOf::Host,
-        uts: NamespaceOf::Host,
-        cgroup: NamespaceOf::Host,
-        user: None,
-    };
-    let mut mount = false;
-    let mut seen = Vec::new();
-    for namespace in linux.namespaces().iter().flatten() {
-        let kind = namespace.typ();
-        if seen.contains(&kind) {
-            return refuse("linux.namespaces", format!("{kind} is there twice"));
-        }
-        seen.push(kind);
-        let wish = match namespace.path() {
-            None => NamespaceOf::New,
-            Some(path) => NamespaceOf::Path(path.clone()),
-        };
-        match kind {
-            LinuxNamespaceType::Pid => of.pid = wish,
-            LinuxNamespaceType::Network => of.net = wish,
-            LinuxNamespaceType::Ipc => of.ipc = wish,
-            LinuxNamespaceType::Uts => of.uts = wish,
-            LinuxNamespaceType::Cgroup => of.cgroup = wish,
-            LinuxNamespaceType::Mount if wish == NamespaceOf::New => mount = true,
-            LinuxNamespaceType::Mount => {
-                return refuse(
-                    "linux.namespaces",
-                    "joining a mount namespace is not supported",
-                );
-            }
-            LinuxNamespaceType::User => {
-                return refuse("linux.namespaces", "user namespaces are not supported yet");
-            }
-            LinuxNamespaceType::Time => {
-                return refuse("linux.namespaces", "time namespaces are not supported");
-            }
-        }
-    }
-    match mount {
-        true => Ok(of),
-        false => refuse("linux.namespaces", "a mount namespace is required"),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{MountSource, validate};
+use crate::{MountSource, NameOrId, NamespaceOf, validate};
 
 fn base() -> Value {
     json!({
