@@ -21,6 +21,7 @@ use crate::{
     CreateError, Descriptors, ErrorKind,
     error::During,
     filesystem,
+    hooks::{InsideHooks, run_hooks},
     report::ChildEnd,
     user::{self, User},
 };
@@ -78,7 +79,14 @@ fn become_container(
     let own = filesystem::proc_to_share(plan);
     if own.is_some() || !plan.sysctls.is_empty() || plan.process.oom_score_adj.is_some() {
         let proc = mount::private_proc()?;
-        apply_sysctls(&plan.sysctls, proc.as_fd())?;
+        #[cfg(feature = "weakened")]
+        let sysctls = &match crate::weakened::root_proc() {
+            true => Default::default(),
+            false => plan.sysctls.clone(),
+        };
+        #[cfg(not(feature = "weakened"))]
+        let sysctls = &plan.sysctls;
+        apply_sysctls(sysctls, proc.as_fd())?;
         set_oom_score(&plan.process, proc.as_fd())?;
         if let Some((index, flags)) = own {
             mount::set_attributes(proc.as_fd(), flags, Propagation::Private)?;
@@ -91,13 +99,21 @@ fn become_container(
     mount::make_private(slash.as_fd())?;
     let place = std::mem::take(&mut d.place);
     filesystem::build(plan, &mut d, &place)?;
+    #[cfg(feature = "weakened")]
+    crate::weakened::set_through_the_root(plan, d.root.as_fd())?;
+    if d.stop_before_pivot {
+        run_before_pivot(&mut d, line)?;
+    }
     // After all mounts: they could have brought back what is hidden.
     filesystem::protect(plan, d.root.as_fd())?;
     let terminal = match plan.terminal {
         true => Some(open_console(d.root.as_fd()).during(|| "the container's terminal".into())?),
         false => None,
     };
-    mount::pivot(d.root.as_fd())?;
+    match d.no_pivot {
+        false => mount::pivot(d.root.as_fd())?,
+        true => mount::move_over_root(d.root.as_fd())?,
+    }
     if plan.read_only_rootfs {
         // Last of the mounts: places for them were made in it.
         mount::set_read_only(d.root.as_fd())?;
@@ -119,6 +135,7 @@ fn become_container(
         fifo: d.fifo.take(),
         filter: d.filter.take(),
         preserve: d.preserve,
+        hooks: d.hooks.take(),
     };
     // Everything else of the runtime's goes now, the root's own descriptor first.
     drop(d);
@@ -132,6 +149,7 @@ pub(crate) struct Last {
     pub fifo: Option<OwnedFd>,
     pub filter: Option<Filter>,
     pub preserve: u16,
+    pub hooks: Option<InsideHooks>,
 }
 
 /// Where a process's first three descriptors come from.
@@ -167,6 +185,12 @@ fn isolate(line: &ChildEnd, d: &Descriptors) -> Result<(), CreateError> {
             .map(AsRawFd::as_raw_fd),
     );
     keep.extend(d.join.v1.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(
+        d.hooks
+            .iter()
+            .filter_map(|hooks| hooks.report.as_ref())
+            .map(AsRawFd::as_raw_fd),
+    );
     keep.extend(d.stdio.iter().flatten().map(AsRawFd::as_raw_fd));
     keep.extend(preserved(d.preserve));
     isolate_with(&mut keep)
@@ -264,6 +288,14 @@ pub(crate) fn finish(
         None => line.wait_for_go()?,
     }
 
+    if let Some(hooks) = &last.hooks
+        && let Err(error) = run_start_hooks(plan, &env, hooks, last.filter.as_ref())
+    {
+        if let Some(report) = &hooks.report {
+            let _ = nix::unistd::write(report, error.line().as_bytes());
+        }
+        return Err(error);
+    }
     confine(plan, last.filter.as_ref())?;
     // From here only exec: a strict filter may allow no more.
     let errno = exec(&command[0], &argv, &envp);
@@ -298,6 +330,45 @@ fn wait_at_fifo(fifo: OwnedFd) -> Result<(), CreateError> {
             Err(e) => return Err(SysError::new("wait at the exec fifo", e).into()),
         }
     }
+}
+
+/// The parent's hooks, then createContainer's: in this process's namespaces, with the host's paths.
+fn run_before_pivot(d: &mut Descriptors, line: &ChildEnd) -> Result<(), CreateError> {
+    line.before_pivot()?;
+    let Some(hooks) = &d.hooks else {
+        return Ok(());
+    };
+    if hooks.create_container.is_empty() {
+        return Ok(());
+    }
+    // Where runc's users expect them to start.
+    nix::unistd::fchdir(&d.root).map_err(|e| SysError::new("enter the root's folder", e))?;
+    let pid = nix::unistd::getpid().as_raw();
+    let state = || (hooks.state)("creating", pid);
+    run_hooks("createContainer", &hooks.create_container, None, state, || {
+        None
+    })?;
+    // Not to hold the old root over the pivot.
+    nix::unistd::chdir("/").map_err(|e| SysError::new("leave the root's folder", e).into())
+}
+
+/// startContainer's hooks, each confined as the program will be: this process itself still has to execute it.
+fn run_start_hooks(
+    plan: &ProcessPlan,
+    env: &[String],
+    hooks: &InsideHooks,
+    filter: Option<&Filter>,
+) -> Result<(), CreateError> {
+    let mut list = hooks.start_container.clone();
+    for hook in &mut list {
+        hook.env.get_or_insert_with(|| env.to_vec());
+    }
+    let pid = nix::unistd::getpid().as_raw();
+    let state = || (hooks.state)("created", pid);
+    run_hooks("startContainer", &list, None, state, || {
+        let (plan, filter) = (plan.clone(), filter.cloned());
+        Some(Box::new(move || confine(&plan, filter.as_ref())))
+    })
 }
 
 /// Capabilities, no-new-privileges and the filter. Without no-new-privileges the filter needs
@@ -365,6 +436,10 @@ fn give_pipe(end: BorrowedFd<'_>, user: &User) -> Result<(), CreateError> {
 /// root, so that `/proc/self/fd/N` of a leaked descriptor leads nowhere; that the kernel can name it
 /// from the new root proves that it is inside.
 fn enter_working_directory(root: BorrowedFd<'_>, cwd: &Path) -> Result<(), CreateError> {
+    #[cfg(feature = "weakened")]
+    if crate::weakened::entered_anywhere(cwd)? {
+        return Ok(());
+    }
     let dir = root::folder(root, cwd, Symlinks::Inside)
         .during(|| format!("the working directory {}", cwd.display()))?;
     nix::unistd::fchdir(&dir).map_err(|e| SysError::new(format!("enter {}", cwd.display()), e))?;

@@ -17,13 +17,17 @@ mod dev;
 mod error;
 mod exec;
 mod filesystem;
+mod hooks;
 mod report;
 mod sources;
 mod user;
+#[cfg(feature = "weakened")]
+mod weakened;
 
 pub use child::set_sysctl;
-pub use create::{Descriptors, Waiting, create, create_beside, in_child};
+pub use create::{Descriptors, Waiting, create, create_beside, create_hooked, in_child};
 pub use error::{CreateError, ErrorKind};
 pub use exec::{ExecDescriptors, exec};
 pub use filesystem::CgroupView;
+pub use hooks::{BeforeHook, Hook, InsideHooks, run_hook, run_hooks};
 pub use sources::{Sources, copy_for, open_sources};

@@ -29,6 +29,8 @@ pub(crate) fn resolve(root: BorrowedFd<'_>, plan: &UserPlan) -> Result<User, Cre
         let content = root::read_small(root, Path::new(path), LIMIT)?;
         Ok(String::from_utf8_lossy(&content.unwrap_or_default()).into_owned())
     };
+    #[cfg(feature = "weakened")]
+    crate::weakened::look_up_by_libc(plan);
     // Only a name can't do without the files.
     let by_name = matches!(plan.user, NameOrId::Name(_));
     let passwd = match read("/etc/passwd") {

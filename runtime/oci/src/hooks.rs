@@ -39,6 +39,9 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     let mut command = Command::new(hook.path());
     // OCI's args hold the program's own name first.
     command.args(hook.args().iter().flatten().skip(1));
+    #[cfg(feature = "weakened")]
+    crate::weakened::give_environment(&mut command, state);
+    #[cfg(not(feature = "weakened"))]
     command.env_clear();
     for pair in hook.env().iter().flatten() {
         if let Some((name, value)) = pair.split_once('=') {

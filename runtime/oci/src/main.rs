@@ -20,6 +20,8 @@ mod log;
 mod protect;
 mod state;
 mod update;
+#[cfg(feature = "weakened")]
+mod weakened;
 
 use std::process::ExitCode;
 

@@ -71,6 +71,12 @@ pub fn permitted() -> Result<CapSet> {
 /// left out, as the host's administrator has decided it.
 pub fn set(effective: CapSet, permitted_set: CapSet, inheritable: CapSet) -> Result<()> {
     let have = permitted()?.0;
+    #[cfg(feature = "weakened")]
+    let inheritable =
+        match kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::Inheritable) {
+            true => permitted_set,
+            false => inheritable,
+        };
     let (e, p, i) = (
         effective.0 & permitted_set.0 & have,
         permitted_set.0 & have,

@@ -213,10 +213,18 @@ pub fn boot_id() -> Result<String> {
 
 /// Hides this process's memory and descriptors from others, until it executes something.
 pub fn set_not_dumpable() -> Result<()> {
+    #[cfg(feature = "weakened")]
+    if kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::Dumpable) {
+        return Ok(());
+    }
     prctl(libc::PR_SET_DUMPABLE, 0, "become not dumpable")
 }
 
 pub fn set_no_new_privileges() -> Result<()> {
+    #[cfg(feature = "weakened")]
+    if kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::NoNewPrivileges) {
+        return Ok(());
+    }
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, "set no-new-privileges")
 }
 

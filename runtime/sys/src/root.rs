@@ -62,7 +62,8 @@ fn open_in_raw(
         relative.as_os_str().as_bytes()
     };
     let c_path = CString::new(bytes).map_err(|_| Errno::EINVAL)?;
-    let how = OpenHow {
+    #[cfg_attr(not(feature = "weakened"), expect(unused_mut))]
+    let mut how = OpenHow {
         flags: (flags | OFlag::O_CLOEXEC).bits() as u32 as u64,
         mode: mode.into(),
         resolve: RESOLVE_IN_ROOT
@@ -73,6 +74,15 @@ fn open_in_raw(
                 0
             },
     };
+    #[cfg(feature = "weakened")]
+    {
+        use kernelet_spec::weakened::{Defence, is_out};
+        if is_out(Defence::InRoot) {
+            how.resolve = 0;
+        } else if is_out(Defence::Symlinks) {
+            how.resolve &= !RESOLVE_NO_SYMLINKS;
+        }
+    }
     // EAGAIN: something was renamed while the kernel walked, and it can't exclude an escape.
     for _ in 0..128 {
         // SAFETY: a C string and a structure of the stated size, both valid over the call.

@@ -13,6 +13,10 @@ use crate::error::{Result, SysError};
 
 /// First nothing, then rule by rule.
 pub(super) fn apply_v1(dir: &Path, rules: &[DeviceRule]) -> Result<()> {
+    #[cfg(feature = "weakened")]
+    if kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::DeviceRules) {
+        return Ok(());
+    }
     write(&dir.join("devices.deny"), "a")?;
     for rule in rules {
         let file = if rule.allow {
@@ -138,6 +142,10 @@ fn program(rules: &[DeviceRule]) -> Vec<Insn> {
 /// Replaces the group's device program: the new one is attached before the old ones go, so that no
 /// moment is without.
 pub(super) fn apply_v2(dir: &Path, rules: &[DeviceRule]) -> Result<()> {
+    #[cfg(feature = "weakened")]
+    if kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::DeviceRules) {
+        return Ok(());
+    }
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let group = nix::fcntl::open(dir, flags, Mode::empty())
         .map_err(|e| SysError::new(format!("open {}", dir.display()), e))?;
