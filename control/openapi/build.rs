@@ -1,7 +1,8 @@
 //! Packs the descriptions of the served kinds' types and fields, for `src/spec/descriptions.rs`.
 //!
 //! They are upstream's texts, out of `k8s-openapi`'s JSON schemas. Taking them from there while building keeps them out
-//! of this repository, and out of the program but for some tens of KiB.
+//! of this repository, and out of the program but for some tens of KiB. What the values of enumerations mean stands
+//! only in `facts/values.txt`.
 
 use std::{env, fs, io::Write, path::Path};
 
@@ -11,15 +12,19 @@ use k8s_openapi::{
         apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization,
         autoscaling::v1 as autoscaling, certificates::v1 as certificates,
         coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
-        events::v1 as events, policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling,
+        events::v1 as events, flowcontrol::v1 as flowcontrol, policy::v1 as policy,
+        rbac::v1 as rbac, scheduling::v1 as scheduling,
     },
     apimachinery::pkg::apis::meta::v1 as meta,
 };
 use schemars::SchemaGenerator;
 use serde_json::Value;
 
+const VALUES: &str = "facts/values.txt";
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={VALUES}");
     let mut generator = SchemaGenerator::default();
     macro_rules! types {
         ($($ty:ty),+ $(,)?) => { $(generator.subschema_for::<$ty>();)+ };
@@ -32,9 +37,12 @@ fn main() {
         core::Namespace,
         core::Node,
         core::Pod,
+        core::ReplicationController,
         core::Secret,
         core::Service,
         core::ServiceAccount,
+        apps::ControllerRevision,
+        apps::DaemonSet,
         apps::Deployment,
         apps::ReplicaSet,
         authentication::SelfSubjectReview,
@@ -49,6 +57,8 @@ fn main() {
         coordination::Lease,
         discovery::EndpointSlice,
         events::Event,
+        flowcontrol::FlowSchema,
+        flowcontrol::PriorityLevelConfiguration,
         policy::Eviction,
         policy::PodDisruptionBudget,
         rbac::ClusterRole,
@@ -80,6 +90,29 @@ fn main() {
             .flatten()
         {
             add(name, field, property.get("description"));
+        }
+    }
+    text.push('\u{1d}');
+    let mut wanted = false;
+    let rows = fs::read_to_string(VALUES).expect("the table of values is committed");
+    for line in rows.lines() {
+        if !line.starts_with('\t') {
+            let fields: Vec<&str> = line
+                .split(',')
+                .filter(|field| {
+                    let ty = field.split(' ').next().unwrap_or_default();
+                    generator
+                        .definitions()
+                        .contains_key(&format!("io.k8s.api.{ty}"))
+                })
+                .collect();
+            wanted = !fields.is_empty();
+            text.push_str(&fields.join(","));
+        } else if wanted {
+            text.push_str(line);
+        }
+        if wanted {
+            text.push('\n');
         }
     }
     let folder = env::var("OUT_DIR").expect("cargo tells build scripts where to write");

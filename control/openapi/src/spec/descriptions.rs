@@ -1,13 +1,16 @@
 //! What types and fields mean, for `kubectl explain`.
 //!
-//! The texts are upstream's, as `k8s-openapi` carries them; the build script packs those of the served kinds. They are
-//! unpacked only while a document is written.
+//! The texts are upstream's, as `k8s-openapi` carries them; the build script packs those of the served kinds, and what
+//! enumerated values mean. They are unpacked only while a document is written.
 
 use std::{collections::HashMap, io::Read};
 
 use flate2::read::GzDecoder;
 
-/// A record a text: `type\tfield\ttext`, ended by U+001E; without a field for the type itself.
+use super::enums::Values;
+
+/// A record a text: `type\tfield\ttext`, ended by U+001E; without a field for the type itself. After U+001D the rows of
+/// `facts/values.txt`.
 static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.gz"));
 
 pub(super) struct Descriptions {
@@ -15,6 +18,8 @@ pub(super) struct Descriptions {
     /// Where a type's or field's text stands.
     places: HashMap<(u32, u32), (u32, u32)>,
     names: HashMap<String, u32>,
+    /// Where the rows of enumerated values begin.
+    values: usize,
 }
 
 impl Descriptions {
@@ -30,7 +35,8 @@ impl Descriptions {
             let next = names.len() as u32;
             *names.entry(name.to_owned()).or_insert(next)
         };
-        for line in text.split_terminator('\u{1e}') {
+        let values = text.find('\u{1d}').expect("packed by the build script");
+        for line in text[..values].split_terminator('\u{1e}') {
             let end = at + line.len();
             let mut parts = line.splitn(3, '\t');
             let (Some(ty), Some(field), Some(words)) = (parts.next(), parts.next(), parts.next())
@@ -44,10 +50,16 @@ impl Descriptions {
             at = end + 1;
         }
         Self {
+            values: values + 1,
             text,
             places,
             names,
         }
+    }
+
+    /// What enumerated fields may hold.
+    pub(super) fn values(&self) -> Values<'_> {
+        Values::parse(&self.text[self.values..])
     }
 
     pub(super) fn of_type(&self, ty: &str) -> Option<&str> {

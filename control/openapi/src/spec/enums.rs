@@ -1,159 +1,119 @@
-//! The values that a field may have, where upstream declares them (`+enum`): facts of upstream's OpenAPI document.
+//! The values that a field may have, where upstream declares them (`+enum`), and what each means.
 //!
-//! What each value means is upstream's text and not carried here.
+//! They are facts and texts of upstream's OpenAPI documents: `facts/values.txt`, whose rows of served types the build
+//! script packs beside the descriptions.
 
-/// `type field value value…`, the type without its package's front, `[]` after a field whose items are meant; `""` is
-/// the empty value.
-const TABLE: &str = "\
-apps.v1.DaemonSetUpdateStrategy type OnDelete RollingUpdate
-apps.v1.DeploymentStrategy type Recreate RollingUpdate
-apps.v1.StatefulSetSpec podManagementPolicy OrderedReady Parallel
-apps.v1.StatefulSetUpdateStrategy type OnDelete RollingUpdate
-certificates.v1.CertificateSigningRequestSpec usages[] any cert_sign client_auth code_signing content_commitment crl_sign data_encipherment decipher_only digital_signature email_protection encipher_only ipsec_end_system ipsec_tunnel ipsec_user key_agreement key_encipherment microsoft_sgc netscape_sgc ocsp_signing s/mime server_auth signing timestamping
-core.v1.AppArmorProfile type Localhost RuntimeDefault Unconfined
-core.v1.AzureDiskVolumeSource cachingMode None ReadOnly ReadWrite
-core.v1.AzureDiskVolumeSource kind Dedicated Managed Shared
-core.v1.Container imagePullPolicy Always IfNotPresent Never
-core.v1.Container terminationMessagePolicy FallbackToLogsOnError File
-core.v1.ContainerPort protocol SCTP TCP UDP
-core.v1.ContainerStatus stopSignal SIGNALS
-core.v1.EndpointPort protocol SCTP TCP UDP
-core.v1.EphemeralContainer imagePullPolicy Always IfNotPresent Never
-core.v1.EphemeralContainer terminationMessagePolicy FallbackToLogsOnError File
-core.v1.HTTPGetAction scheme HTTP HTTPS
-core.v1.HostPathVolumeSource type \"\" BlockDevice CharDevice Directory DirectoryOrCreate File FileOrCreate Socket
-core.v1.ImageVolumeSource pullPolicy Always IfNotPresent Never
-core.v1.Lifecycle stopSignal SIGNALS
-core.v1.ModifyVolumeStatus status InProgress Infeasible Pending
-core.v1.NamespaceStatus phase Active Terminating
-core.v1.NodeSelectorRequirement operator DoesNotExist Exists Gt In Lt NotIn
-core.v1.NodeStatus phase Pending Running Terminated
-core.v1.PersistentVolumeClaimSpec accessModes[] ReadOnlyMany ReadWriteMany ReadWriteOnce ReadWriteOncePod
-core.v1.PersistentVolumeClaimSpec volumeMode Block Filesystem
-core.v1.PersistentVolumeClaimStatus accessModes[] ReadOnlyMany ReadWriteMany ReadWriteOnce ReadWriteOncePod
-core.v1.PersistentVolumeClaimStatus phase Bound Lost Pending
-core.v1.PersistentVolumeSpec accessModes[] ReadOnlyMany ReadWriteMany ReadWriteOnce ReadWriteOncePod
-core.v1.PersistentVolumeSpec persistentVolumeReclaimPolicy Delete Recycle Retain
-core.v1.PersistentVolumeSpec volumeMode Block Filesystem
-core.v1.PersistentVolumeStatus phase Available Bound Failed Pending Released
-core.v1.PodSecurityContext fsGroupChangePolicy Always OnRootMismatch
-core.v1.PodSecurityContext supplementalGroupsPolicy Merge Strict
-core.v1.PodSpec dnsPolicy ClusterFirst ClusterFirstWithHostNet Default None
-core.v1.PodSpec preemptionPolicy Never PreemptLowerPriority
-core.v1.PodSpec restartPolicy Always Never OnFailure
-core.v1.PodStatus phase Failed Pending Running Succeeded Unknown
-core.v1.PodStatus qosClass BestEffort Burstable Guaranteed
-core.v1.PortStatus protocol SCTP TCP UDP
-core.v1.ResourceQuotaSpec scopes[] BestEffort CrossNamespacePodAffinity NotBestEffort NotTerminating PriorityClass Terminating VolumeAttributesClass
-core.v1.ScopedResourceSelectorRequirement operator DoesNotExist Exists In NotIn
-core.v1.ScopedResourceSelectorRequirement scopeName BestEffort CrossNamespacePodAffinity NotBestEffort NotTerminating PriorityClass Terminating VolumeAttributesClass
-core.v1.SeccompProfile type Localhost RuntimeDefault Unconfined
-core.v1.SecurityContext procMount Default Unmasked
-core.v1.ServicePort protocol SCTP TCP UDP
-core.v1.ServiceSpec externalTrafficPolicy Cluster Local
-core.v1.ServiceSpec internalTrafficPolicy Cluster Local
-core.v1.ServiceSpec ipFamilies[] \"\" IPv4 IPv6
-core.v1.ServiceSpec ipFamilyPolicy PreferDualStack RequireDualStack SingleStack
-core.v1.ServiceSpec sessionAffinity ClientIP None
-core.v1.ServiceSpec type ClusterIP ExternalName LoadBalancer NodePort
-core.v1.Taint effect NoExecute NoSchedule PreferNoSchedule
-core.v1.Toleration effect NoExecute NoSchedule PreferNoSchedule
-core.v1.Toleration operator Equal Exists Gt Lt
-core.v1.TopologySpreadConstraint nodeAffinityPolicy Honor Ignore
-core.v1.TopologySpreadConstraint nodeTaintsPolicy Honor Ignore
-core.v1.TopologySpreadConstraint whenUnsatisfiable DoNotSchedule ScheduleAnyway
-core.v1.VolumeMount mountPropagation Bidirectional HostToContainer None
-discovery.v1.EndpointPort protocol SCTP TCP UDP
-discovery.v1.EndpointSlice addressType FQDN IPv4 IPv6
-policy.v1.PodDisruptionBudgetSpec unhealthyPodEvictionPolicy AlwaysAllow IfHealthyBudget
-scheduling.v1.PriorityClass preemptionPolicy Never PreemptLowerPriority
-";
+use std::collections::HashMap;
 
-/// The signals that a container may be stopped with.
-const SIGNALS: &str = "\
-SIGABRT SIGALRM SIGBUS SIGCHLD SIGCLD SIGCONT SIGFPE SIGHUP SIGILL SIGINT SIGIO SIGIOT SIGKILL SIGPIPE SIGPOLL \
-SIGPROF SIGPWR SIGQUIT SIGRTMAX SIGRTMAX-1 SIGRTMAX-10 SIGRTMAX-11 SIGRTMAX-12 SIGRTMAX-13 SIGRTMAX-14 \
-SIGRTMAX-2 SIGRTMAX-3 SIGRTMAX-4 SIGRTMAX-5 SIGRTMAX-6 SIGRTMAX-7 SIGRTMAX-8 SIGRTMAX-9 SIGRTMIN SIGRTMIN+1 \
-SIGRTMIN+10 SIGRTMIN+11 SIGRTMIN+12 SIGRTMIN+13 SIGRTMIN+14 SIGRTMIN+15 SIGRTMIN+2 SIGRTMIN+3 SIGRTMIN+4 \
-SIGRTMIN+5 SIGRTMIN+6 SIGRTMIN+7 SIGRTMIN+8 SIGRTMIN+9 SIGSEGV SIGSTKFLT SIGSTOP SIGSYS SIGTERM SIGTRAP \
-SIGTSTP SIGTTIN SIGTTOU SIGURG SIGUSR1 SIGUSR2 SIGVTALRM SIGWINCH SIGXCPU SIGXFSZ";
+/// A value and what it means; the meaning is empty where upstream says none.
+pub(super) type Meaning = (String, String);
 
-/// The values of the field `field` of the type with that full name, in upstream's order; empty for a field that may
-/// have any. For a list's items, `field` ends in `[]`.
-pub(super) fn of(ty: &str, field: &str) -> Vec<String> {
-    let Some(ty) = ty.strip_prefix("io.k8s.api.") else {
-        return Vec::new();
-    };
-    let row = TABLE.lines().find_map(|line| {
-        line.strip_prefix(ty)?
-            .strip_prefix(' ')?
-            .strip_prefix(field)?
-            .strip_prefix(' ')
-    });
-    let values = match row {
-        Some("SIGNALS") => SIGNALS,
-        other => other.unwrap_or_default(),
-    };
-    // A value with blanks has underscores in the table.
-    values
-        .split_whitespace()
-        .map(|value| match value {
-            "\"\"" => String::new(),
-            value => value.replace('_', " "),
-        })
-        .collect()
+pub(super) struct Values<'t> {
+    /// By type, without its package's front, and field; `[]` after a field whose items are meant.
+    rows: HashMap<&'t str, HashMap<&'t str, Vec<Meaning>>>,
+}
+
+impl<'t> Values<'t> {
+    /// Reads the table: a line `type field,type field,…`, then for each value in upstream's order a line
+    /// `\tvalue\tmeaning`.
+    pub(super) fn parse(text: &'t str) -> Self {
+        let mut rows: HashMap<_, HashMap<_, Vec<Meaning>>> = HashMap::new();
+        let mut fields: Vec<(&str, &str)> = Vec::new();
+        for line in text.lines() {
+            match line.strip_prefix('\t') {
+                None => {
+                    fields = line
+                        .split(',')
+                        .filter_map(|at| at.split_once(' '))
+                        .collect()
+                }
+                Some(row) => {
+                    let (value, meaning) = row.split_once('\t').unwrap_or((row, ""));
+                    for (ty, field) in &fields {
+                        let of_type = rows.entry(*ty).or_default();
+                        let row = (value.to_owned(), meaning.to_owned());
+                        of_type.entry(*field).or_default().push(row);
+                    }
+                }
+            }
+        }
+        Self { rows }
+    }
+
+    /// The values of the field `field` of the type with that full name; empty for a field that may have any. For a
+    /// list's items, `field` ends in `[]`.
+    pub(super) fn of(&self, ty: &str, field: &str) -> &[Meaning] {
+        ty.strip_prefix("io.k8s.api.")
+            .and_then(|ty| self.rows.get(ty)?.get(field))
+            .map_or(&[], Vec::as_slice)
+    }
 }
 
 /// What upstream adds to the description of such a field.
-pub(super) fn described(description: &str, values: &[String]) -> String {
+pub(super) fn described(description: &str, values: &[Meaning]) -> String {
     let mut text = format!("{description}\n\nPossible enum values:");
-    for value in values {
+    for (value, meaning) in values {
         text.push_str(&format!("\n - `\"{value}\"`"));
+        if !meaning.is_empty() {
+            text.push(' ');
+            text.push_str(meaning);
+        }
     }
     text
+}
+
+/// The values alone.
+pub(super) fn names(values: &[Meaning]) -> Vec<&str> {
+    values.iter().map(|(value, _)| value.as_str()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::descriptions::Descriptions;
     use kernelet_api::Schema;
 
     #[test]
-    fn every_row_is_a_field_of_the_schema_or_of_a_kind_that_is_not_served() {
-        let schema = Schema::builtin();
+    fn every_row_of_a_served_type_is_a_field_of_the_schema() {
+        let (schema, packed) = (Schema::builtin(), Descriptions::load());
+        let values = packed.values();
         let mut known = 0;
-        for line in TABLE.lines() {
-            let mut words = line.split(' ');
-            let (ty, field) = (
-                words.next().expect("a type"),
-                words.next().expect("a field"),
-            );
-            let Some(ty) = schema.by_name(&format!("io.k8s.api.{ty}")) else {
+        for (ty, fields) in &values.rows {
+            let Some(id) = schema.by_name(&format!("io.k8s.api.{ty}")) else {
                 continue;
             };
-            let field = field.trim_end_matches("[]");
-            assert!(schema.get(ty).field(field).is_some(), "{line}");
-            known += 1;
+            for field in fields.keys() {
+                let name = field.trim_end_matches("[]");
+                assert!(schema.get(id).field(name).is_some(), "{ty} {field}");
+                known += 1;
+            }
         }
         assert!(known > 40, "{known}");
     }
 
     #[test]
-    fn values_are_read_back() {
-        let of = |ty: &str, field: &str| of(&format!("io.k8s.api.{ty}"), field);
+    fn values_are_read_back_with_what_they_mean() {
+        let packed = Descriptions::load();
+        let values = packed.values();
+        let of = |ty: &str, field: &str| values.of(&format!("io.k8s.api.{ty}"), field).to_vec();
         assert_eq!(
-            of("core.v1.PodSpec", "restartPolicy"),
+            names(&of("core.v1.PodSpec", "restartPolicy")),
             ["Always", "Never", "OnFailure"]
         );
         assert_eq!(
-            of("core.v1.ServiceSpec", "ipFamilies[]"),
+            names(&of("core.v1.ServiceSpec", "ipFamilies[]")),
             ["", "IPv4", "IPv6"]
         );
         assert_eq!(
-            of("certificates.v1.CertificateSigningRequestSpec", "usages[]")[1],
+            of("certificates.v1.CertificateSigningRequestSpec", "usages[]")[1].0,
             "cert sign"
         );
         assert_eq!(of("core.v1.Lifecycle", "stopSignal").len(), 65);
         assert!(of("core.v1.PodSpec", "nodeName").is_empty());
+        assert_eq!(
+            described("Which.", &of("core.v1.ServicePort", "protocol")),
+            "Which.\n\nPossible enum values:\n - `\"SCTP\"` is the SCTP protocol.\n \
+             - `\"TCP\"` is the TCP protocol.\n - `\"UDP\"` is the UDP protocol."
+        );
     }
 }

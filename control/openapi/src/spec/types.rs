@@ -8,7 +8,10 @@ use kernelet_api::{
 };
 use serde_json::{Map, json};
 
-use super::{descriptions::Descriptions, enums};
+use super::{
+    descriptions::Descriptions,
+    enums::{self, Values},
+};
 
 /// The differences between the two.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,7 +34,8 @@ pub(super) struct Types<'s> {
     seen: BTreeSet<Name>,
     /// The group versions that are served, for the kinds that belong to every group.
     everywhere: Vec<(String, String)>,
-    descriptions: Descriptions,
+    descriptions: &'s Descriptions,
+    values: Values<'s>,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +50,7 @@ impl<'s> Types<'s> {
         schema: &'s Schema,
         dialect: Dialect,
         everywhere: Vec<(String, String)>,
+        descriptions: &'s Descriptions,
     ) -> Self {
         Self {
             schema,
@@ -53,7 +58,8 @@ impl<'s> Types<'s> {
             pending: Vec::new(),
             seen: BTreeSet::new(),
             everywhere,
-            descriptions: Descriptions::load(),
+            values: descriptions.values(),
+            descriptions,
         }
     }
 
@@ -155,22 +161,22 @@ impl<'s> Types<'s> {
 
     fn property(&mut self, ty: &str, field: &Field) -> Value {
         let mut schema = self.of_type(&field.ty);
-        let values = enums::of(ty, &field.name);
+        let values = self.values.of(ty, &field.name);
         if let Some(description) = self.descriptions.of_field(ty, &field.name) {
             let description = match values.is_empty() {
                 true => description.to_owned(),
-                false => enums::described(description, &values),
+                false => enums::described(description, values),
             };
             schema.insert("description".to_owned(), json!(description));
         }
         if !values.is_empty() {
-            schema.insert("enum".to_owned(), json!(values));
+            schema.insert("enum".to_owned(), json!(enums::names(values)));
         }
-        let of_items = enums::of(ty, &format!("{}[]", field.name));
+        let of_items = self.values.of(ty, &format!("{}[]", field.name));
         if !of_items.is_empty()
             && let Some(items) = schema.get_mut("items").and_then(Value::as_object_mut)
         {
-            items.insert("enum".to_owned(), json!(of_items));
+            items.insert("enum".to_owned(), json!(enums::names(of_items)));
         }
         if self.dialect == Dialect::V3 {
             let default = field.default.clone().or_else(|| implied_default(field));

@@ -6,6 +6,7 @@ use kernelet_api::{Registry, Value, names::GroupVersion};
 use serde_json::{Map, json};
 
 use super::{
+    descriptions::Descriptions,
     parameters::{Parameter, Place},
     paths::{self, Answer, Body, Operation, PathItem},
     types::{Dialect, Types},
@@ -34,7 +35,8 @@ pub(super) fn write(registry: &Registry, version: &str, out: &mut dyn Write) -> 
         .iter()
         .map(|gv| (gv.group.clone(), gv.version.clone()))
         .collect();
-    let mut types = Types::new(&registry.schema, Dialect::V2, everywhere);
+    let packed = Descriptions::load();
+    let mut types = Types::new(&registry.schema, Dialect::V2, everywhere, &packed);
     let info = json!({"title": "Kubernetes", "version": version});
     write!(out, r#"{{"swagger":"2.0","info":{info},"paths":{{"#)?;
     let items = group_versions

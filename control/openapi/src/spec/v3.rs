@@ -6,6 +6,7 @@ use kernelet_api::{Registry, Value, names::GroupVersion};
 use serde_json::{Map, json};
 
 use super::{
+    descriptions::Descriptions,
     parameters::{Parameter, Place},
     paths::{self, Answer, Body, Operation, PathItem},
     types::{Dialect, Types},
@@ -39,7 +40,8 @@ pub(super) fn write(
     if !gv.group.is_empty() {
         everywhere.insert(0, (String::new(), "v1".to_owned()));
     }
-    let mut types = Types::new(&registry.schema, Dialect::V3, everywhere);
+    let packed = Descriptions::load();
+    let mut types = Types::new(&registry.schema, Dialect::V3, everywhere, &packed);
     let info = json!({"title": "Kubernetes", "version": version});
     write!(out, r#"{{"openapi":"3.0.0","info":{info},"paths":{{"#)?;
     let paths = paths::paths(registry, gv);
