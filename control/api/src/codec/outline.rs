@@ -6,6 +6,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use crate::Value;
 
+/// In a path: each item of a list.
+const ITEMS: &str = "*";
+
 /// Which parts of an object are read; all else is only checked to be JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
@@ -14,7 +17,8 @@ pub struct Outline {
 }
 
 impl Outline {
-    /// Of dotted paths (`metadata.labels`). A path's value is read whole, whatever it is.
+    /// Of dotted paths (`metadata.labels`, `spec.containers.*.name`: `*` is each item of a list). A path's value is read
+    /// whole, whatever it is.
     pub fn of<'p>(paths: impl IntoIterator<Item = &'p str>) -> Outline {
         let mut outline = Outline::default();
         let mut paths: Vec<Vec<&str>> = paths.into_iter().map(|p| p.split('.').collect()).collect();
@@ -86,12 +90,19 @@ impl<'de> Visitor<'de> for &Outline {
         Ok(Value::Object(found))
     }
 
-    // Where the outline expects an object, anything else has none of its fields.
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        if let Some(outline) = self.fields.get(ITEMS) {
+            let mut items = Vec::new();
+            while let Some(item) = seq.next_element_seed(outline)? {
+                items.push(item);
+            }
+            return Ok(Value::Array(items));
+        }
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Value::Null)
     }
+
+    // Where the outline expects an object, anything else has none of its fields.
 
     fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
         Ok(Value::Null)
@@ -139,6 +150,23 @@ mod tests {
                 "metadata": {"labels": {"a": "b"}},
                 "spec": {"nodeName": "n"},
                 "status": {"phase": "Running", "podIPs": [{"ip": "1"}]},
+            })
+        );
+    }
+
+    #[test]
+    fn each_item_of_a_list_is_outlined() {
+        let outline = Outline::of(["spec.containers.*.name", "status.*"]);
+        let object = json!({
+            "spec": {"containers": [{"name": "c", "image": "i"}, {"image": "j"}, 3]},
+            "status": [{"a": 1}, [2]],
+        });
+        let read = outline.read(object.to_string().as_bytes()).unwrap();
+        assert_eq!(
+            read,
+            json!({
+                "spec": {"containers": [{"name": "c"}, {}, null]},
+                "status": [{"a": 1}, [2]],
             })
         );
     }

@@ -8,6 +8,7 @@ mod core;
 mod flow;
 mod metrics;
 mod pod;
+mod print;
 mod row;
 mod workloads;
 
@@ -18,8 +19,8 @@ use kernelet_api::{
 };
 use serde_json::{Map, json};
 
-pub use self::cells::human_duration;
 use self::row::Row;
+pub use self::{cells::human_duration, print::Printer};
 
 /// What a row carries of its object (`?includeObject=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

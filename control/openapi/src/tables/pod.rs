@@ -6,6 +6,44 @@ use serde_json::json;
 
 use super::cells::{NONE, at, list, number, or, since, text, time};
 
+/// What a computed cell of a pod is made of, as paths of an outline; `None` for a cell of something else.
+pub(super) fn sources(name: &str) -> Option<&'static [&'static str]> {
+    const CONDITIONS: [&str; 3] = [
+        "status.conditions.*.type",
+        "status.conditions.*.status",
+        "status.conditions.*.reason",
+    ];
+    const SUMMARY: &[&str] = &[
+        "metadata.deletionTimestamp",
+        "spec.initContainers.*.name",
+        "spec.initContainers.*.restartPolicy",
+        "spec.containers.*.name",
+        "status.phase",
+        "status.reason",
+        CONDITIONS[0],
+        CONDITIONS[1],
+        CONDITIONS[2],
+        "status.initContainerStatuses",
+        "status.containerStatuses.*.lastState",
+        "status.containerStatuses.*.ready",
+        "status.containerStatuses.*.restartCount",
+        "status.containerStatuses.*.state",
+    ];
+    Some(match name {
+        "pod.ready" | "pod.status" | "pod.restarts" => SUMMARY,
+        "pod.ip" => &["status.podIP", "status.podIPs"],
+        "pod.node" => &["spec.nodeName"],
+        "pod.nominatedNode" => &["status.nominatedNodeName"],
+        "pod.readinessGates" => &[
+            "spec.readinessGates",
+            CONDITIONS[0],
+            CONDITIONS[1],
+            CONDITIONS[2],
+        ],
+        _ => return None,
+    })
+}
+
 pub(super) fn ip(pod: &Value) -> String {
     let first = list(pod, "status.podIPs")
         .first()

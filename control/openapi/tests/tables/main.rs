@@ -5,7 +5,7 @@ mod pods;
 
 use jiff::Timestamp;
 use kernelet_api::{Registry, Value, resources::Cell};
-use kernelet_openapi::tables::{IncludeObject, TableOptions, human_duration, table};
+use kernelet_openapi::tables::{IncludeObject, Printer, TableOptions, human_duration, table};
 use serde_json::json;
 
 const NOW: &str = "2026-03-01T12:00:00Z";
@@ -24,12 +24,19 @@ fn render(group: &str, kind: &str, object: &Value, include: IncludeObject) -> Va
     let resource = registry
         .by_kind(group, kind)
         .expect("a kind that is served");
-    table(
-        resource,
-        [object],
-        json!({"resourceVersion": "7"}),
-        options(include),
-    )
+    let metadata = json!({"resourceVersion": "7"});
+    let rendered = table(resource, [object], metadata.clone(), options(include));
+    // Printed piece by piece from the object's text, it is the same table.
+    if let Some(printer) = Printer::new(resource, options(include)) {
+        let mut text = printer.head("meta.k8s.io/v1", &metadata).into_bytes();
+        printer
+            .row(object.to_string().as_bytes(), &mut text)
+            .expect("well-formed");
+        text.extend_from_slice(b"]}");
+        let printed: Value = serde_json::from_slice(&text).expect("well-formed");
+        assert_eq!(printed, rendered, "{kind}");
+    }
+    rendered
 }
 
 /// The object with a name and an age, and its kind.
@@ -148,6 +155,42 @@ fn columns_are_upstreams() {
                 "Ready",
                 "Up-to-date",
                 "Available",
+                "Age",
+                "*Containers",
+                "*Images",
+                "*Selector",
+            ],
+        ),
+        (
+            "apps",
+            "ControllerRevision",
+            &["Name", "Controller", "Revision", "Age"],
+        ),
+        (
+            "apps",
+            "DaemonSet",
+            &[
+                "Name",
+                "Desired",
+                "Current",
+                "Ready",
+                "Up-to-date",
+                "Available",
+                "Node Selector",
+                "Age",
+                "*Containers",
+                "*Images",
+                "*Selector",
+            ],
+        ),
+        (
+            "",
+            "ReplicationController",
+            &[
+                "Name",
+                "Desired",
+                "Current",
+                "Ready",
                 "Age",
                 "*Containers",
                 "*Images",

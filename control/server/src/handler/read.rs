@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
 use kernelet_api::{ApiError, Value, codec::Format, status::Cause};
+use kernelet_openapi::tables::Printer;
 use kernelet_store::{Range, Revision, StoreError};
 use serde_json::json;
 
@@ -19,7 +20,7 @@ use super::{
     table,
 };
 use crate::{
-    body::ResponseBody,
+    body::{BoxError, ResponseBody},
     cache::{self, CachedObject, FRESHNESS_TIMEOUT, KeyRange, NotFresh},
     gzip,
     http::{
@@ -238,6 +239,16 @@ fn answer(call: &Call, output: Output, listed: Listed) -> Result<Response<Respon
     let gzip = negotiate::accepts_gzip(&call.headers);
     let weight: usize = listed.objects.iter().map(|object| object.weight()).sum();
     let compress = gzip && weight >= GZIP_FROM;
+    if let (Form::Table(version), Format::Json, false) = (output.form, output.format, output.pretty)
+        && let Some(printer) = table::Renderer::of(call).printer()?
+    {
+        let head = printer.head(version.api_version(), &listed.meta.to_value());
+        let body = stream_rows(view, printer, head, listed.objects);
+        return Ok(respond::stream(
+            output.content_type(),
+            ResponseBody::stream(body),
+        ));
+    }
     let mut response = match (output.form, output.format) {
         (Form::Table(version), _) => {
             let trees = listed
@@ -261,21 +272,11 @@ fn answer(call: &Call, output: Output, listed: Listed) -> Result<Response<Respon
         }
         (form, Format::Json) if !output.pretty => {
             let body = stream_json(view, form, listed);
-            let mut response = Response::new(if compress {
-                gzip::stream(body)
-            } else {
-                ResponseBody::stream(body)
-            });
-            let headers = response.headers_mut();
-            headers.insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static(negotiate::JSON),
-            );
-            headers.insert(
-                header::CACHE_CONTROL,
-                HeaderValue::from_static("no-cache, private"),
-            );
-            response
+            let body = match compress {
+                true => gzip::stream(body),
+                false => ResponseBody::stream(body),
+            };
+            respond::stream(negotiate::JSON, body)
         }
         (form, _) => {
             let body = list_tree(&view, form, &listed)?;
@@ -319,7 +320,7 @@ fn stream_json(
     view: View,
     form: Form,
     listed: Listed,
-) -> impl futures::Stream<Item = Result<Bytes, crate::body::BoxError>> + Send + 'static {
+) -> impl futures::Stream<Item = Result<Bytes, BoxError>> + Send + 'static {
     let head = view.list_head(form, &listed.meta);
     let state = (view, listed.objects.into_iter(), Some(head), false);
     stream::unfold(state, move |(view, mut objects, head, done)| async move {
@@ -350,6 +351,34 @@ fn stream_json(
         Some((Ok(chunk.freeze()), (view, objects, None, done)))
     })
     .fuse()
+}
+
+/// A table as chunks, as [`stream_json`] does it.
+fn stream_rows(
+    view: View,
+    printer: Printer,
+    head: String,
+    objects: Vec<Arc<CachedObject>>,
+) -> impl futures::Stream<Item = Result<Bytes, BoxError>> + Send + 'static {
+    let state = Some((objects.into_iter(), head.into_bytes()));
+    let first = true;
+    stream::try_unfold((state, first), move |(state, mut first)| {
+        let chunk = state.map(|(mut objects, mut chunk)| {
+            while chunk.len() < CHUNK {
+                let Some(object) = objects.next() else {
+                    chunk.extend_from_slice(b"]}\n");
+                    return Ok::<_, BoxError>((Bytes::from(chunk), (None, first)));
+                };
+                if !std::mem::take(&mut first) {
+                    chunk.push(b',');
+                }
+                printer.row(&view.json(&object, Form::Full)?, &mut chunk)?;
+            }
+            let rest = (objects, Vec::with_capacity(CHUNK + CHUNK / 8));
+            Ok((Bytes::from(chunk), (Some(rest), first)))
+        });
+        std::future::ready(chunk.transpose())
+    })
 }
 
 /// The time now as objects carry it: whole seconds, `Z`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kernelet_api::{ApiError, Value};
-use kernelet_openapi::tables::{IncludeObject, TableOptions, table};
+use kernelet_openapi::tables::{IncludeObject, Printer, TableOptions, table};
 use serde_json::json;
 
 use super::{Call, encode::ListMeta};
@@ -39,6 +39,18 @@ impl Renderer {
         }
     }
 
+    /// What prints objects one by one; `None` where a table must be made at once.
+    pub fn printer(&self) -> Result<Option<Printer>, ApiError> {
+        Ok(Printer::new(&self.served.resource, self.options()?))
+    }
+
+    fn options(&self) -> Result<TableOptions, ApiError> {
+        Ok(TableOptions {
+            include: self.include.clone()?,
+            now: Timestamp::now(),
+        })
+    }
+
     pub fn render(
         &self,
         version: MetaVersion,
@@ -46,10 +58,7 @@ impl Renderer {
         meta: Option<&ListMeta>,
         header: Header,
     ) -> Result<Value, ApiError> {
-        let options = TableOptions {
-            include: self.include.clone()?,
-            now: Timestamp::now(),
-        };
+        let options = self.options()?;
         // A table of one object carries that object's revision, as upstream's does.
         let metadata = match (meta, objects) {
             (Some(meta), _) => meta.to_value(),

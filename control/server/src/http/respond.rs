@@ -15,8 +15,14 @@ pub fn bytes(
     content_type: &'static str,
     body: impl Into<bytes::Bytes>,
 ) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::whole(body));
+    let mut response = stream(content_type, ResponseBody::whole(body));
     *response.status_mut() = status;
+    response
+}
+
+/// An answer with 200 and a body of that type, which may come piece by piece.
+pub fn stream(content_type: &'static str, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     // What is answered depends on who asked and is stale at once.
