@@ -112,7 +112,7 @@ fn become_container(
     };
     match d.no_pivot {
         false => mount::pivot(d.root.as_fd())?,
-        true => mount::move_over_root(d.root.as_fd())?,
+        true => kernelet_sys::no_pivot::move_over_root(d.root.as_fd())?,
     }
     if plan.read_only_rootfs {
         // Last of the mounts: places for them were made in it.

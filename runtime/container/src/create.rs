@@ -17,7 +17,7 @@ use kernelet_sys::{
 };
 
 use crate::{
-    CgroupView, CreateError, ErrorKind, child,
+    CgroupView, CreateError, ErrorKind, InsideHooks, child,
     report::{self, ChildEnd, Heard},
 };
 
@@ -56,6 +56,12 @@ pub struct Descriptors {
     /// A session keyring of the container's own: with the caller's, its programs could use keys of
     /// whoever started the runtime.
     pub new_keyring: bool,
+    /// Hooks that run in the container's namespaces.
+    pub hooks: Option<InsideHooks>,
+    /// Whether somebody waits between the mounts and the pivot: the parent's own hooks, or those of `hooks`.
+    pub stop_before_pivot: bool,
+    /// The root moves over the old one, which `pivot_root` can't leave when it is a ramdisk (`--no-pivot`).
+    pub no_pivot: bool,
 }
 
 /// A container whose process waits.
@@ -65,17 +71,57 @@ pub struct Waiting {
     line: OwnedFd,
     /// The controlling end, when the plan has a terminal.
     pub terminal: Option<OwnedFd>,
+    exec_within: Duration,
+}
+
+/// How long the child may take. Its hooks have limits of their own, or none.
+pub(crate) struct Limits {
+    ready: Duration,
+    exec: Duration,
+}
+
+impl Limits {
+    pub(crate) const PLAIN: Limits = Limits {
+        ready: READY_WITHIN,
+        exec: EXEC_WITHIN,
+    };
+
+    fn of(descriptors: &Descriptors) -> Limits {
+        const HOOKS: Duration = Duration::from_secs(24 * 3600);
+        let mut limits = Limits::PLAIN;
+        if let Some(hooks) = &descriptors.hooks {
+            if !hooks.create_container.is_empty() {
+                limits.ready = HOOKS;
+            }
+            if !hooks.start_container.is_empty() {
+                limits.exec = HOOKS;
+            }
+        }
+        limits
+    }
 }
 
 impl Waiting {
-    pub(crate) fn new(process: Process, line: OwnedFd) -> Result<Self, CreateError> {
-        match report::hear(line.as_fd(), READY_WITHIN) {
+    pub(crate) fn new(
+        process: Process,
+        line: OwnedFd,
+        limits: Limits,
+        before_pivot: impl FnOnce(&Process) -> Result<(), CreateError>,
+    ) -> Result<Self, CreateError> {
+        let mut heard = report::hear(line.as_fd(), READY_WITHIN);
+        if let Ok(Heard::BeforePivot) = heard {
+            let went = before_pivot(&process)
+                .and_then(|()| Ok(socket::send(line.as_fd(), b"S", &[])?));
+            heard = went.and_then(|()| report::hear(line.as_fd(), limits.ready));
+        }
+        match heard {
             Ok(Heard::Ready(terminal)) => Ok(Waiting {
                 process,
                 line,
                 terminal,
+                exec_within: limits.exec,
             }),
-            Ok(Heard::Closed) => {
+            Ok(Heard::Closed | Heard::BeforePivot) => {
                 report::discard(&process);
                 Err(CreateError::new(
                     ErrorKind::Kernel,
@@ -95,11 +141,11 @@ impl Waiting {
             report::discard(&self.process);
             return Err(error.into());
         }
-        match report::hear(self.line.as_fd(), EXEC_WITHIN) {
+        match report::hear(self.line.as_fd(), self.exec_within) {
             // The line is close-on-exec: its end is the program's beginning. (Or the process was
             // killed; then its exit says so.)
             Ok(Heard::Closed) => Ok((self.process, self.terminal)),
-            Ok(Heard::Ready(_)) => {
+            Ok(Heard::Ready(_) | Heard::BeforePivot) => {
                 report::discard(&self.process);
                 Err(CreateError::new(
                     ErrorKind::Kernel,
@@ -131,6 +177,17 @@ pub fn create_beside(
     descriptors: Descriptors,
     beside: impl FnOnce() -> kernelet_sys::Result<()>,
 ) -> Result<Waiting, CreateError> {
+    create_hooked(plan, descriptors, beside, |_| Ok(()))
+}
+
+/// The same, with what the caller does between the mounts and the pivot, when the descriptors say that there is
+/// something. When it fails, the process is ended.
+pub fn create_hooked(
+    plan: &ContainerPlan,
+    descriptors: Descriptors,
+    beside: impl FnOnce() -> kernelet_sys::Result<()>,
+    before_pivot: impl FnOnce(&Process) -> Result<(), CreateError>,
+) -> Result<Waiting, CreateError> {
     let mut flags = ns::NEWNS;
     for (of, flag) in [
         (&plan.namespaces.pid, ns::NEWPID),
@@ -152,12 +209,13 @@ pub fn create_beside(
         Forked::Child => child::container(plan, descriptors, ChildEnd(end)),
         Forked::Parent(process) => {
             drop(end);
+            let limits = Limits::of(&descriptors);
             drop(descriptors);
             if let Err(error) = beside() {
                 report::discard(&process);
                 return Err(error.into());
             }
-            Waiting::new(process, line)
+            Waiting::new(process, line, limits, before_pivot)
         }
     }
 }
@@ -208,7 +266,7 @@ pub fn in_child<T>(
             drop(end);
             let result = match report::hear(line.as_fd(), READY_WITHIN) {
                 Ok(Heard::Ready(_)) => with(&process).map_err(CreateError::from),
-                Ok(Heard::Closed) => Err(CreateError::new(
+                Ok(Heard::Closed | Heard::BeforePivot) => Err(CreateError::new(
                     ErrorKind::Kernel,
                     "the child died before it was ready",
                 )),

@@ -15,7 +15,7 @@ use nix::{errno::Errno, fcntl::OFlag};
 use crate::{
     CreateError, ErrorKind, Waiting,
     child::{self, Last, Stdio},
-    create::in_pid_namespace,
+    create::{Limits, in_pid_namespace},
     report::ChildEnd,
 };
 
@@ -52,7 +52,7 @@ pub fn exec(plan: &ExecPlan, descriptors: ExecDescriptors) -> Result<Waiting, Cr
         Ok(Forked::Parent(process)) => {
             drop(end);
             drop(descriptors);
-            Waiting::new(process, line)
+            Waiting::new(process, line, Limits::PLAIN, |_| Ok(()))
         }
         Err(error) if error.errno == Some(Errno::ESRCH) => Err(gone()),
         Err(error) => Err(error),
@@ -119,6 +119,7 @@ fn become_exec(
         fifo: None,
         filter: d.filter.take(),
         preserve: d.preserve,
+        hooks: None,
     };
     drop(d);
     child::finish(&plan.process, root, last, line)

@@ -23,6 +23,12 @@ impl ChildEnd {
         socket::send(self.0.as_fd(), b"R", &descriptors)
     }
 
+    /// Everything is mounted, and the root not entered yet: the parent may do what has its place here, until it says go.
+    pub(crate) fn before_pivot(&self) -> Result<(), SysError> {
+        socket::send(self.0.as_fd(), b"H", &[])?;
+        self.wait_for_go()
+    }
+
     /// Blocks until the parent says go. Its end without a word means: don't.
     pub(crate) fn wait_for_go(&self) -> Result<(), SysError> {
         let mut byte = [0_u8; 1];
@@ -49,6 +55,8 @@ impl ChildEnd {
 /// What came from the child.
 pub(crate) enum Heard {
     Ready(Option<OwnedFd>),
+    /// It has its mounts, and waits to be let into its root.
+    BeforePivot,
     /// The line closed: it has executed its program, or died.
     Closed,
 }
@@ -81,6 +89,9 @@ pub(crate) fn hear(line: BorrowedFd<'_>, within: Duration) -> Result<Heard, Crea
     };
     if packet.bytes == b"R" {
         return Ok(Heard::Ready(packet.descriptors.into_iter().next()));
+    }
+    if packet.bytes == b"H" {
+        return Ok(Heard::BeforePivot);
     }
     Err(CreateError::from_bytes(&packet.bytes).unwrap_or_else(|| {
         CreateError::new(ErrorKind::Kernel, "the new process said something unknown")

@@ -322,6 +322,9 @@ fn descriptors(
         filter: filter.map(|filter| (*filter).clone()),
         preserve: args.preserve_fds,
         new_keyring: !args.no_new_keyring,
+        hooks: None,
+        stop_before_pivot: false,
+        no_pivot: false,
     })
 }
 

@@ -136,6 +136,9 @@ impl Pod {
             filter,
             preserve: 0,
             new_keyring: true,
+            hooks: None,
+            stop_before_pivot: false,
+            no_pivot: false,
         };
         let mut waiting = kernelet_container::create(&plan, made)?;
         let pid = waiting.process.pid;

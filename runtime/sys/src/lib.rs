@@ -13,6 +13,7 @@ pub mod fd;
 pub mod feature;
 pub mod mount;
 pub mod namespace;
+pub mod no_pivot;
 pub mod process;
 pub mod root;
 pub mod seccomp;
