@@ -1,5 +1,7 @@
 //! The cluster's certificate authority and the ServiceAccount signing keys.
 
+mod request;
+
 use std::{
     fs, io,
     net::IpAddr,
@@ -7,14 +9,15 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::files::{Identity, write_private, write_public};
+pub use request::CsrError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -41,17 +44,6 @@ pub enum PkiError {
     BadName { name: String },
     #[error("the system gave no random bytes")]
     Random,
-}
-
-/// Why a certificate signing request cannot be signed; the text is for the request's condition.
-#[derive(Debug, thiserror::Error)]
-pub enum CsrError {
-    #[error("the request cannot be parsed")]
-    Parse(#[source] rcgen::Error),
-    #[error("the request names {count} organizations; one is supported")]
-    Organizations { count: usize },
-    #[error(transparent)]
-    Sign(#[from] PkiError),
 }
 
 /// What a certificate may be used for.
@@ -207,40 +199,6 @@ impl Ca {
         Ok(identity)
     }
 
-    /// Signs a request (PEM) with its own subject and names, for `usage` and `life` at most.
-    pub fn sign_csr(
-        &self,
-        csr_pem: &str,
-        usage: Usage,
-        life: Option<std::time::Duration>,
-    ) -> Result<String, CsrError> {
-        let mut request =
-            CertificateSigningRequestParams::from_pem(csr_pem).map_err(CsrError::Parse)?;
-        // rcgen keeps one value per attribute type; a second group would be lost in silence.
-        let count = organizations(csr_pem);
-        if count > 1 {
-            return Err(CsrError::Organizations { count });
-        }
-        let life = life.map_or(self.lifetimes.leaf, |life| life.min(self.lifetimes.leaf));
-        let (not_before, not_after) = validity(life);
-        request.params.not_before = not_before;
-        request.params.not_after = not_after;
-        request.params.serial_number = Some(serial()?);
-        request.params.is_ca = IsCa::ExplicitNoCa;
-        request.params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        request.params.extended_key_usages = usages(usage);
-        request.params.use_authority_key_identifier_extension = true;
-        let issue = |source| PkiError::Issue {
-            subject: "certificate request".into(),
-            source,
-        };
-        let issuer = self.issuer().map_err(issue)?;
-        Ok(request.signed_by(&issuer).map_err(issue)?.pem())
-    }
-
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, rcgen::Error> {
         let key = KeyPair::from_pem(&self.key_pem)?;
         Issuer::from_ca_cert_pem(&self.cert_pem, key)
@@ -388,21 +346,6 @@ fn usages(usage: Usage) -> Vec<ExtendedKeyUsagePurpose> {
             ]
         }
     }
-}
-
-fn organizations(csr_pem: &str) -> usize {
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(csr_pem.as_bytes()) else {
-        return 0;
-    };
-    x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
-        .map(|(_, request)| {
-            request
-                .certification_request_info
-                .subject
-                .iter_organization()
-                .count()
-        })
-        .unwrap_or(0)
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {

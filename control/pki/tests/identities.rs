@@ -92,14 +92,18 @@ fn a_request_is_signed_as_it_names_itself_and_nonsense_is_refused() {
         .push(DnType::OrganizationName, "system:nodes");
     let csr = params.serialize_request(&key).unwrap().pem().unwrap();
     let signed = ca
-        .sign_csr(&csr, Usage::Client, Some(Duration::from_secs(600)))
+        .sign_csr(
+            &csr,
+            &["client auth".to_owned()],
+            Some(Duration::from_secs(600)),
+        )
         .unwrap();
     let der = rustls::pki_types::pem::PemObject::from_pem_slice(signed.as_bytes()).unwrap();
     let who = peer_identity(&der).unwrap();
     assert_eq!(who.common_name, "system:node:a");
     assert_eq!(who.organizations, ["system:nodes"]);
     assert!(matches!(
-        ca.sign_csr("nonsense", Usage::Client, None),
+        ca.sign_csr("nonsense", &[], None),
         Err(CsrError::Parse(_))
     ));
 }

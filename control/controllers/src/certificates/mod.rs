@@ -16,13 +16,14 @@ use k8s_openapi::{
     },
 };
 use kernelet_client::{Next, ObjectKey, Queue, Shared, is_not_found, reconcile_all};
-use kernelet_pki::{Ca, Usage};
+use kernelet_pki::Ca;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use request::{
-    Approval, CLIENT, KUBELET_CLIENT, KUBELET_SERVING, approval, check, has_all, since_condition,
+    Approval, CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY, Permission, approval, check,
+    expired, has_all, since_condition,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -83,11 +84,20 @@ pub(crate) async fn run(context: Context, ca: Ca) {
 /// How long the request stays from now on.
 fn kept_for(request: &CertificateSigningRequest, now: jiff::Timestamp) -> Duration {
     let left = |from: jiff::Timestamp, kept: Duration| kept.saturating_sub(since(from, now));
-    // Also what was approved and is never issued: no signer of ours knows it.
-    let over = [DENIED, FAILED, APPROVED]
+    if let Some(status) = &request.status
+        && let Some(certificate) = &status.certificate
+        && expired(&certificate.0, now)
+    {
+        return Duration::ZERO;
+    }
+    // What was approved and is never issued, since no signer of ours knows it, stays as long as what is pending.
+    let approved = match is_issued(request) {
+        true => HOUR,
+        false => PENDING_KEPT,
+    };
+    let over = [(DENIED, HOUR), (FAILED, HOUR), (APPROVED, approved)]
         .into_iter()
-        .filter_map(|type_| since_condition(request, type_))
-        .map(|from| left(from, HOUR))
+        .filter_map(|(type_, kept)| Some(left(since_condition(request, type_)?, kept)))
         .min();
     let created = request.metadata.creation_timestamp.as_ref();
     over.or_else(|| created.map(|created| left(created.0, PENDING_KEPT)))
@@ -101,7 +111,7 @@ fn is_issued(request: &CertificateSigningRequest) -> bool {
 }
 
 fn is_ours(spec: &CertificateSigningRequestSpec) -> bool {
-    [KUBELET_SERVING, KUBELET_CLIENT, CLIENT].contains(&spec.signer_name.as_str())
+    [KUBELET_SERVING, KUBELET_CLIENT, CLIENT, LEGACY].contains(&spec.signer_name.as_str())
 }
 
 fn condition(type_: &str, reason: &str, message: String) -> CertificateSigningRequestCondition {
@@ -144,15 +154,10 @@ impl Controller {
         };
         let message = match approval(spec, &parsed) {
             Approval::Never => return Ok(()),
-            Approval::IfMayCreate {
-                subresource,
-                message,
-            } => {
-                if !self.may_create(spec, subresource).await? {
-                    return Ok(());
-                }
-                message
-            }
+            Approval::IfMayCreate(permissions) => match self.first(spec, permissions).await? {
+                Some(message) => message,
+                None => return Ok(()),
+            },
             Approval::IfNodeHas(parsed) => {
                 let node = parsed.node_name().and_then(|name| self.nodes.get("", name));
                 if !node.is_some_and(|node| has_all(&node, &parsed)) {
@@ -163,6 +168,20 @@ impl Controller {
         };
         let approved = condition(APPROVED, "AutoApproved", message.to_owned());
         self.add_condition(request, approved, "approval").await
+    }
+
+    /// What the approval says: by the first of the permissions that the requester has.
+    async fn first(
+        &self,
+        spec: &CertificateSigningRequestSpec,
+        permissions: &'static [Permission],
+    ) -> Result<Option<&'static str>, Failed> {
+        for permission in permissions {
+            if self.may_create(spec, permission.subresource).await? {
+                return Ok(Some(permission.message));
+            }
+        }
+        Ok(None)
     }
 
     async fn may_create(
@@ -181,6 +200,7 @@ impl Controller {
                     resource: Some("certificatesigningrequests".to_owned()),
                     verb: Some("create".to_owned()),
                     subresource: Some(subresource.to_owned()),
+                    version: Some("*".to_owned()),
                     ..ResourceAttributes::default()
                 }),
                 ..SubjectAccessReviewSpec::default()
@@ -197,11 +217,7 @@ impl Controller {
 
     async fn sign(&self, request: &CertificateSigningRequest) -> Result<(), Failed> {
         let spec = &request.spec;
-        let usage = if spec.signer_name == KUBELET_SERVING {
-            Usage::Server
-        } else {
-            Usage::Client
-        };
+        let usages = spec.usages.as_deref().unwrap_or_default();
         let life = spec
             .expiration_seconds
             .and_then(|seconds| u64::try_from(seconds).ok())
@@ -210,7 +226,7 @@ impl Controller {
             Err(refusal) => Err(("SignerValidationFailure", refusal.to_string())),
             Ok(_) => {
                 let pem = String::from_utf8_lossy(&spec.request.0);
-                let signed = self.ca.sign_csr(&pem, usage, life);
+                let signed = self.ca.sign_csr(&pem, usages, life);
                 signed.map_err(|error| ("SigningError", error.to_string()))
             }
         };

@@ -16,6 +16,8 @@ use x509_parser::{
 pub(crate) const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 pub(crate) const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 pub(crate) const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+/// v1 refuses new requests of it; one that is stored is signed, whatever it asks for.
+pub(crate) const LEGACY: &str = "kubernetes.io/legacy-unknown";
 
 const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
@@ -30,15 +32,17 @@ pub(crate) enum Refusal {
     Organization,
     #[error("subject common name does not begin with system:node:")]
     CommonName,
-    #[error("email subjectAltNames are not allowed")]
+    #[error("Email subjectAltNames are not allowed")]
     Emails,
     #[error("URI subjectAltNames are not allowed")]
     Uris,
-    #[error("DNS and IP subjectAltNames are not allowed")]
-    Names,
-    #[error("at least one DNS or IP subjectAltName is required")]
+    #[error("DNS subjectAltNames are not allowed")]
+    DnsNames,
+    #[error("IP subjectAltNames are not allowed")]
+    Ips,
+    #[error("DNS or IP subjectAltName is required")]
     NoNames,
-    #[error("usages did not match {0}")]
+    #[error("usages did not match [{0}]")]
     Usages(&'static str),
     #[error("invalid usage for client certificate: {0}")]
     InvalidUsage(String),
@@ -120,19 +124,27 @@ pub(crate) fn check(spec: &CertificateSigningRequestSpec) -> Result<Request, Ref
     let usages: BTreeSet<&str> = spec.usages.iter().flatten().map(String::as_str).collect();
     match spec.signer_name.as_str() {
         KUBELET_SERVING => {
-            node_subject(&request)?;
+            of_nodes(&request)?;
             if request.dns_names.is_empty() && request.ips.is_empty() {
                 return Err(Refusal::NoNames);
             }
-            exactly(&usages, "server auth")?;
+            refuse(request.emails > 0, Refusal::Emails)?;
+            refuse(request.uris > 0, Refusal::Uris)?;
+            let all = "digital signature key encipherment server auth";
+            exactly(&usages, "server auth", all)?;
+            of_a_node(&request)?;
         }
         KUBELET_CLIENT => {
-            node_subject(&request)?;
-            if !request.dns_names.is_empty() || !request.ips.is_empty() {
-                return Err(Refusal::Names);
-            }
-            exactly(&usages, "client auth")?;
+            of_nodes(&request)?;
+            refuse(!request.dns_names.is_empty(), Refusal::DnsNames)?;
+            refuse(request.emails > 0, Refusal::Emails)?;
+            refuse(!request.ips.is_empty(), Refusal::Ips)?;
+            refuse(request.uris > 0, Refusal::Uris)?;
+            of_a_node(&request)?;
+            let all = "client auth digital signature key encipherment";
+            exactly(&usages, "client auth", all)?;
         }
+        LEGACY => {}
         _ => {
             if request.organizations.iter().any(|group| group == MASTERS) {
                 return Err(Refusal::Masters);
@@ -153,61 +165,67 @@ pub(crate) fn check(spec: &CertificateSigningRequestSpec) -> Result<Request, Ref
     Ok(request)
 }
 
-fn node_subject(request: &Request) -> Result<(), Refusal> {
-    if request.organizations != [NODES] {
-        return Err(Refusal::Organization);
+fn refuse(holds: bool, refusal: Refusal) -> Result<(), Refusal> {
+    match holds {
+        true => Err(refusal),
+        false => Ok(()),
     }
-    if request.node_name().is_none_or(str::is_empty) {
-        return Err(Refusal::CommonName);
-    }
-    if request.emails > 0 {
-        return Err(Refusal::Emails);
-    }
-    if request.uris > 0 {
-        return Err(Refusal::Uris);
-    }
-    Ok(())
 }
 
-/// Digital signature and the purpose; key encipherment is only for RSA keys.
-fn exactly(usages: &BTreeSet<&str>, purpose: &'static str) -> Result<(), Refusal> {
-    let without: BTreeSet<_> = usages
-        .iter()
-        .copied()
-        .filter(|usage| *usage != "key encipherment")
-        .collect();
-    if without == BTreeSet::from(["digital signature", purpose]) {
-        Ok(())
-    } else {
-        Err(Refusal::Usages(purpose))
-    }
+fn of_nodes(request: &Request) -> Result<(), Refusal> {
+    refuse(request.organizations != [NODES], Refusal::Organization)
+}
+
+fn of_a_node(request: &Request) -> Result<(), Refusal> {
+    let named = request.node_name().is_some_and(|name| !name.is_empty());
+    refuse(!named, Refusal::CommonName)
+}
+
+/// Digital signature and the purpose; key encipherment is only for RSA keys. `all` are the three, sorted.
+fn exactly(
+    usages: &BTreeSet<&str>,
+    purpose: &'static str,
+    all: &'static str,
+) -> Result<(), Refusal> {
+    let mut rest = usages.iter().filter(|usage| **usage != "key encipherment");
+    let wanted = BTreeSet::from(["digital signature", purpose]);
+    refuse(!rest.by_ref().eq(wanted.iter()), Refusal::Usages(all))
 }
 
 /// What has to be true for a request to be approved without a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Approval {
-    /// The requester may create this subresource of requests (by RBAC).
-    IfMayCreate {
-        subresource: &'static str,
-        message: &'static str,
-    },
+    /// The requester may create one of these subresources of requests (by RBAC), tried in this order.
+    IfMayCreate(&'static [Permission]),
     /// The node's object has every address and name that is asked for.
     IfNodeHas(Request),
     Never,
 }
 
+/// A subresource of requests, and what the approval says that follows from it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Permission {
+    pub subresource: &'static str,
+    pub message: &'static str,
+}
+
+const OF_NODES: [Permission; 2] = [
+    Permission {
+        subresource: "selfnodeclient",
+        message: "Auto approving self kubelet client certificate after SubjectAccessReview.",
+    },
+    Permission {
+        subresource: "nodeclient",
+        message: "Auto approving kubelet client certificate after SubjectAccessReview.",
+    },
+];
+
 pub(crate) fn approval(spec: &CertificateSigningRequestSpec, request: &Request) -> Approval {
     let own = spec.username.as_ref() == Some(&request.common_name);
     let is_node = spec.groups.iter().flatten().any(|group| group == NODES);
     match spec.signer_name.as_str() {
-        KUBELET_CLIENT if own && is_node => Approval::IfMayCreate {
-            subresource: "selfnodeclient",
-            message: "Auto approving self kubelet client certificate after SubjectAccessReview.",
-        },
-        KUBELET_CLIENT => Approval::IfMayCreate {
-            subresource: "nodeclient",
-            message: "Auto approving kubelet client certificate after SubjectAccessReview.",
-        },
+        KUBELET_CLIENT if own => Approval::IfMayCreate(&OF_NODES),
+        KUBELET_CLIENT => Approval::IfMayCreate(&OF_NODES[1..]),
         KUBELET_SERVING if own && is_node => Approval::IfNodeHas(request.clone()),
         _ => Approval::Never,
     }
@@ -244,4 +262,12 @@ pub(crate) fn since_condition(
     let condition = conditions.find(|condition| condition.type_ == type_)?;
     let time = condition.last_update_time.as_ref();
     Some(time.map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0))
+}
+
+/// Whether the first certificate of that PEM has ended.
+pub(crate) fn expired(pem: &[u8], now: jiff::Timestamp) -> bool {
+    parse_x509_pem(pem).is_ok_and(|(_, pem)| {
+        pem.parse_x509()
+            .is_ok_and(|certificate| certificate.validity().not_after.timestamp() < now.as_second())
+    })
 }

@@ -87,7 +87,9 @@ fn each_signer_signs_one_form_only() {
             "kubelet-serving",
             pem(node, nodes, &["a"]),
             &CLIENT,
-            Some(Refusal::Usages("server auth")),
+            Some(Refusal::Usages(
+                "digital signature key encipherment server auth",
+            )),
         ),
         (
             "kube-apiserver-client-kubelet",
@@ -99,13 +101,15 @@ fn each_signer_signs_one_form_only() {
             "kube-apiserver-client-kubelet",
             pem(node, nodes, &["a"]),
             &CLIENT,
-            Some(Refusal::Names),
+            Some(Refusal::DnsNames),
         ),
         (
             "kube-apiserver-client-kubelet",
             pem(node, nodes, &[]),
             &SERVING,
-            Some(Refusal::Usages("client auth")),
+            Some(Refusal::Usages(
+                "client auth digital signature key encipherment",
+            )),
         ),
         (
             "kube-apiserver-client",
@@ -119,6 +123,7 @@ fn each_signer_signs_one_form_only() {
             &CLIENT,
             Some(Refusal::Masters),
         ),
+        ("legacy-unknown", pem("jane", "dev", &["a"]), &SERVING, None),
     ];
     for (signer, request, usages, expected) in cases {
         let checked = check(&spec(signer, request, usages));
@@ -137,17 +142,20 @@ fn only_nodes_requests_for_themselves_are_approved_without_a_person() {
     let request = pem("system:node:a", "system:nodes", &[]);
     let own = spec("kube-apiserver-client-kubelet", request.clone(), &CLIENT);
     let parsed = check(&own).expect("well-formed");
-    let subresource = |spec: &CertificateSigningRequestSpec| match approval(spec, &parsed) {
-        Approval::IfMayCreate { subresource, .. } => subresource,
+    let tried = |spec: &CertificateSigningRequestSpec| match approval(spec, &parsed) {
+        Approval::IfMayCreate(permissions) => {
+            let names = permissions.iter().map(|permission| permission.subresource);
+            names.collect::<Vec<_>>()
+        }
         other => panic!("{other:?}"),
     };
-    assert_eq!(subresource(&own), "selfnodeclient");
+    assert_eq!(tried(&own), ["selfnodeclient", "nodeclient"]);
     let joining = CertificateSigningRequestSpec {
         username: Some("system:bootstrap:abc".to_owned()),
         groups: Some(vec!["system:bootstrappers".to_owned()]),
         ..own
     };
-    assert_eq!(subresource(&joining), "nodeclient");
+    assert_eq!(tried(&joining), ["nodeclient"]);
     let serving = spec("kubelet-serving", request.clone(), &SERVING);
     assert_eq!(
         approval(&serving, &parsed),
@@ -206,7 +214,7 @@ fn requests_are_kept_for_a_while_after_they_are_over() {
     let now = "2025-01-01T01:00:00Z".parse().expect("a time");
     for (condition, certificate, minutes) in [
         (None, false, 23 * 60),
-        (Some("Approved"), false, 30),
+        (Some("Approved"), false, 23 * 60 + 30),
         (Some("Approved"), true, 30),
         (Some("Denied"), false, 30),
         (Some("Failed"), false, 30),
