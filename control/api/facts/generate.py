@@ -45,8 +45,8 @@ for code in GROUPS:
 # The kinds that are served; everything they reach comes with them.
 KINDS = {
     "core.v1": "Namespace Node Pod Service Endpoints ConfigMap Secret ServiceAccount Event Binding LimitRange "
-    "ResourceQuota",
-    "apps.v1": "Deployment ReplicaSet",
+    "ResourceQuota ReplicationController",
+    "apps.v1": "Deployment ReplicaSet DaemonSet ControllerRevision",
     "authentication.v1": "TokenReview TokenRequest SelfSubjectReview",
     "authorization.v1": "SubjectAccessReview LocalSubjectAccessReview SelfSubjectAccessReview SelfSubjectRulesReview",
     "autoscaling.v1": "Scale",

@@ -1,5 +1,7 @@
 //! What happens to an object between decoding and storing: which parts a request may write, and the generation.
 
+mod daemonset;
+
 use crate::{Resource, Value, meta, resources::Storage};
 use serde_json::{Map, json};
 
@@ -16,6 +18,8 @@ pub struct Strategy {
     pub create_on_update: bool,
     /// An update without resourceVersion is allowed.
     pub unconditional_update: bool,
+    /// A deletion that doesn't say what becomes of dependents leaves them alone (ReplicationControllers).
+    pub orphans_dependents: bool,
 }
 
 impl Resource {
@@ -71,7 +75,10 @@ impl Resource {
             ("policy", "PodDisruptionBudget") => {
                 object["status"] = json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0});
             }
-            ("apps", "ReplicaSet") => object["status"] = json!({"replicas": 0}),
+            ("apps", "ReplicaSet") | ("", "ReplicationController") => {
+                object["status"] = json!({"replicas": 0});
+            }
+            ("apps", "DaemonSet") => daemonset::prepare_for_create(object),
             _ => {}
         }
     }
@@ -146,6 +153,9 @@ impl Resource {
                 }
             }
             Some(_) => {}
+        }
+        if kind == ("apps", "DaemonSet") {
+            daemonset::prepare_for_update(new, old);
         }
         self.bump_generation(new, old, subresource);
     }

@@ -77,6 +77,7 @@ pub fn registry() -> Registry {
                     graceful: false,
                     create_on_update: false,
                     unconditional_update: true,
+                    orphans_dependents: false,
                 },
             )
         },

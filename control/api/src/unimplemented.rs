@@ -328,7 +328,7 @@ pub fn markdown() -> String {
 /// The refused fields that `object` sets, in the order of the table.
 pub fn check(kind: &str, object: &Value) -> Vec<FieldError> {
     let (kind, root, path) = match kind {
-        "Deployment" | "ReplicaSet" => {
+        "DaemonSet" | "Deployment" | "ReplicaSet" | "ReplicationController" => {
             let Some(template) = object.pointer("/spec/template") else {
                 return vec![];
             };

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
         apps::v1::ReplicaSet,
-        core::v1::{Pod, PodCondition},
+        core::v1::{Pod, PodCondition, Taint, Toleration},
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time},
 };
@@ -51,7 +51,8 @@ impl Context {
     }
 }
 
-fn controller_key(meta: &ObjectMeta) -> String {
+/// The index key of an object: its controller's uid, or that of its namespace's orphans.
+pub(crate) fn controller_key(meta: &ObjectMeta) -> String {
     match controller_of(meta) {
         Some(owner) => owner.uid.clone(),
         None => orphans_of(meta.namespace.as_deref().unwrap_or_default()),
@@ -218,6 +219,18 @@ pub(crate) fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
         None | Some(Duration::ZERO) => Availability::Available,
         Some(left) => Availability::In(left),
     }
+}
+
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
+    (effect.is_empty() || effect == taint.effect)
+        && (key.is_empty() || key == taint.key)
+        && match text(&toleration.operator).as_str() {
+            "Exists" => true,
+            "" | "Equal" => !key.is_empty() && text(&toleration.value) == text(&taint.value),
+            _ => false,
+        }
 }
 
 /// The refusal that a namespace which is being deleted gives to every new object.

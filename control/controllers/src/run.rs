@@ -3,7 +3,7 @@
 use crate::{
     BadCidr, ControllersConfig, bootstrap, certificates,
     common::Context,
-    deployment, disruption, endpoints, garbage,
+    daemonset, deployment, disruption, endpoints, garbage,
     inventory::Inventory,
     namespace_defaults, namespaces,
     node::{Cidr, eviction, ipam, lifecycle},
@@ -65,6 +65,8 @@ pub async fn run_shared(
     let mut set = JoinSet::new();
     set.spawn(deployment::run(context.clone()));
     set.spawn(replicaset::run(context.clone()));
+    set.spawn(replicaset::run_replication_controllers(context.clone()));
+    set.spawn(daemonset::run(context.clone()));
     set.spawn(endpoints::run(context.clone()));
     let ca_pem = config.ca.cert_pem().to_owned();
     set.spawn(bootstrap::run(context.clone()));

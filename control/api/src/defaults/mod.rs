@@ -4,6 +4,7 @@
 mod flowcontrol;
 mod pod;
 mod quota;
+mod workloads;
 
 use crate::{Value, meta::child_mut};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -12,6 +13,7 @@ use serde_json::{Map, json};
 pub use flowcontrol::{flow_schema, priority_level};
 pub use pod::{pod, pod_spec, pod_template};
 pub use quota::{limit_range, resource_quota};
+pub use workloads::{daemon_set, replication_controller};
 
 type Object = Map<String, Value>;
 

@@ -1,6 +1,6 @@
 //! The built-in resources, a row each, in upstream's order of groups.
 
-use super::{Hooks, NameRule, Resource, Storage, Subresource, Verb, Version, columns};
+use super::{Hooks, NameRule, Resource, Storage, Subresource, Verb, Version, columns, workloads};
 use crate::{Gvk, Schema, defaults, strategy::Strategy, validate};
 
 const ALL_VERBS: [Verb; 8] = [
@@ -24,7 +24,13 @@ const PROXY_VERBS: [Verb; 5] = [
 const STATUS_VERBS: [Verb; 3] = [Verb::Get, Verb::Patch, Verb::Update];
 
 /// A stored resource with all verbs, to be completed by its row.
-fn stored(schema: &Schema, group: &str, kind: &str, plural: &str, hooks: Hooks) -> Resource {
+pub(super) fn stored(
+    schema: &Schema,
+    group: &str,
+    kind: &str,
+    plural: &str,
+    hooks: Hooks,
+) -> Resource {
     let gvk = Gvk::new(group, "v1", kind);
     let ty = schema
         .by_gvk(&gvk)
@@ -73,18 +79,18 @@ impl Resource {
         self
     }
 
-    fn short(mut self, names: &[&str]) -> Self {
+    pub(super) fn short(mut self, names: &[&str]) -> Self {
         self.short_names = names.iter().map(|s| (*s).to_owned()).collect();
         self
     }
 
     /// Listed by `kubectl get all`.
-    fn in_all(mut self) -> Self {
+    pub(super) fn in_all(mut self) -> Self {
         self.categories = vec!["all".to_owned()];
         self
     }
 
-    fn select(mut self, fields: &[&'static str]) -> Self {
+    pub(super) fn select(mut self, fields: &[&'static str]) -> Self {
         self.selectable_fields = fields.to_vec();
         self
     }
@@ -109,11 +115,11 @@ impl Resource {
         self
     }
 
-    fn status(self) -> Self {
+    pub(super) fn status(self) -> Self {
         self.own("status", &STATUS_VERBS)
     }
 
-    fn scale(self) -> Self {
+    pub(super) fn scale(self) -> Self {
         self.sub(
             "scale",
             Gvk::new("autoscaling", "v1", "Scale"),
@@ -122,18 +128,19 @@ impl Resource {
     }
 }
 
-const PLAIN: Strategy = Strategy {
+pub(super) const PLAIN: Strategy = Strategy {
     status: false,
     generation: false,
     graceful: false,
     create_on_update: false,
     unconditional_update: true,
+    orphans_dependents: false,
 };
 const WITH_STATUS: Strategy = Strategy {
     status: true,
     ..PLAIN
 };
-const CONTROLLED: Strategy = Strategy {
+pub(super) const CONTROLLED: Strategy = Strategy {
     generation: true,
     ..WITH_STATUS
 };
@@ -144,7 +151,7 @@ const UPSERT: Strategy = Strategy {
 
 pub(super) fn resources(schema: &Schema) -> Vec<Resource> {
     let mut all = core(schema);
-    all.extend(apps(schema));
+    all.extend(workloads::apps(schema));
     all.extend(events(schema));
     all.extend(reviews(schema));
     all.extend(rest(schema));
@@ -299,6 +306,7 @@ fn core(schema: &Schema) -> Vec<Resource> {
             "status.podIPs",
             "status.nominatedNodeName",
         ]),
+        workloads::replication_controller(schema),
         stored(
             "ResourceQuota",
             "resourcequotas",
@@ -370,45 +378,6 @@ fn core(schema: &Schema) -> Vec<Resource> {
             "spec.clusterIP",
             "spec.type",
         ]),
-    ]
-}
-
-fn apps(schema: &Schema) -> Vec<Resource> {
-    let base = Hooks::none(NameRule::DnsSubdomain, CONTROLLED);
-    let stored =
-        |kind: &str, plural: &str, hooks: Hooks| stored(schema, "apps", kind, plural, hooks);
-    vec![
-        stored(
-            "Deployment",
-            "deployments",
-            Hooks {
-                default: defaults::deployment,
-                validate: validate::apps::deployment,
-                validate_update: validate::apps::deployment_update,
-                validate_status: validate::apps::deployment_status,
-                ..base
-            },
-        )
-        .short(&["deploy"])
-        .in_all()
-        .scale()
-        .status(),
-        stored(
-            "ReplicaSet",
-            "replicasets",
-            Hooks {
-                default: defaults::replica_set,
-                validate: validate::apps::replica_set,
-                validate_update: validate::apps::replica_set_update,
-                validate_status: validate::apps::replica_set_status,
-                ..base
-            },
-        )
-        .short(&["rs"])
-        .in_all()
-        .scale()
-        .status()
-        .select(&["metadata.name", "metadata.namespace", "status.replicas"]),
     ]
 }
 

@@ -230,7 +230,46 @@ pub(super) fn of(group: &str, kind: &str) -> Vec<Column> {
             IMAGES,
             LABEL_SELECTOR,
         ],
-        ("apps", "ReplicaSet") => vec![
+        ("apps", "ControllerRevision") => vec![
+            NAME,
+            computed("Controller", "Whose revision it is.", "revision.controller"),
+            text("Revision", "Which of its revisions.", "revision"),
+            AGE,
+        ],
+        ("apps", "DaemonSet") => vec![
+            NAME,
+            integer(
+                "Desired",
+                "Nodes that should run a pod.",
+                "status.desiredNumberScheduled",
+            ),
+            integer(
+                "Current",
+                "Those that have one.",
+                "status.currentNumberScheduled",
+            ),
+            integer("Ready", "Those whose pod is ready.", "status.numberReady"),
+            integer(
+                "Up-to-date",
+                "Those whose pod is of the newest template.",
+                "status.updatedNumberScheduled",
+            ),
+            integer(
+                "Available",
+                "Those whose pod was ready long enough.",
+                "status.numberAvailable",
+            ),
+            computed(
+                "Node Selector",
+                "Which nodes are meant.",
+                "template.nodeSelector",
+            ),
+            AGE,
+            CONTAINERS,
+            IMAGES,
+            LABEL_SELECTOR,
+        ],
+        ("apps", "ReplicaSet") | ("", "ReplicationController") => vec![
             NAME,
             integer("Desired", "Pods wanted.", "spec.replicas"),
             integer("Current", "Pods there are.", "status.replicas"),
@@ -238,7 +277,15 @@ pub(super) fn of(group: &str, kind: &str) -> Vec<Column> {
             AGE,
             CONTAINERS,
             IMAGES,
-            LABEL_SELECTOR,
+            if group.is_empty() {
+                wide(computed(
+                    "Selector",
+                    "Which pods are counted.",
+                    "selector.map",
+                ))
+            } else {
+                LABEL_SELECTOR
+            },
         ],
         ("", "ResourceQuota") => vec![
             NAME,

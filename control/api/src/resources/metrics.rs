@@ -13,6 +13,7 @@ const NEVER: Strategy = Strategy {
     graceful: false,
     create_on_update: false,
     unconditional_update: false,
+    orphans_dependents: false,
 };
 
 pub(super) fn resources(schema: &Schema) -> Vec<Resource> {

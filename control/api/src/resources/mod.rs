@@ -3,6 +3,7 @@
 mod builtin;
 mod columns;
 mod metrics;
+mod workloads;
 
 use crate::{
     FieldError, Gvk, Schema, TypeId, Value,
@@ -342,7 +343,7 @@ impl Resource {
                     .filter_map(|ip| ip.get("ip").and_then(Value::as_str));
                 ips.collect::<Vec<_>>().join(",")
             }
-            ("ReplicaSet", "status.replicas") => Some(text(path))
+            ("ReplicaSet" | "ReplicationController", "status.replicas") => Some(text(path))
                 .filter(|t| !t.is_empty())
                 .unwrap_or("0".to_owned()),
             ("Event", "reportingComponent" | "reportingController") => text("reportingComponent"),

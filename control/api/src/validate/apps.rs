@@ -65,30 +65,38 @@ fn selector_and_template(spec: &Node<'_>, errors: &mut Errors) {
     let template = spec.get("template");
     match LabelSelector::from_object(Some(selector.value)) {
         Err(_) => return errors.push(selector.invalid("invalid label selector")),
+        // An absent selector matches nothing, and upstream tells so.
         Ok(parsed) => {
             let labels = template.get("metadata").get("labels");
-            // An absent selector matches nothing, and upstream tells so.
-            let matches = parsed.is_some_and(|s| s.matches(labels.map()));
-            if !matches {
-                // Upstream prints an absent map as null.
-                let error = FieldError::invalid(
-                    &labels.path,
-                    labels.value.clone(),
-                    "`selector` does not match template `labels`",
-                );
-                errors.push(error);
+            if !parsed.is_some_and(|s| s.matches(labels.map())) {
+                errors.push(unmatched(&labels));
             }
         }
     }
-    pod::template(&template, errors);
-    let pod_spec = template.get("spec");
-    let restart = pod_spec.get("restartPolicy");
+    running_template(&template, "ReplicaSet", errors);
+}
+
+/// The labels of a template that its selector doesn't select. Upstream prints an absent map as null.
+pub(super) fn unmatched(labels: &Node<'_>) -> FieldError {
+    FieldError::invalid(
+        &labels.path,
+        labels.value.clone(),
+        "`selector` does not match template `labels`",
+    )
+}
+
+/// The template of what keeps pods running for ever.
+pub(super) fn running_template(template: &Node<'_>, kind: &str, errors: &mut Errors) {
+    pod::template(template, errors);
+    let spec = template.get("spec");
+    let restart = spec.get("restartPolicy");
     if restart.text() != "Always" {
         errors.push(restart.not_supported(&["Always"]));
     }
-    let deadline = pod_spec.get("activeDeadlineSeconds");
+    let deadline = spec.get("activeDeadlineSeconds");
     if deadline.is_set() {
-        errors.push(deadline.forbidden("activeDeadlineSeconds in ReplicaSet is not Supported"));
+        let why = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.push(deadline.forbidden(why));
     }
 }
 
@@ -136,7 +144,7 @@ fn percent(node: &Node<'_>) -> Option<i64> {
     node.text().strip_suffix('%')?.parse().ok()
 }
 
-fn number(node: &Node<'_>) -> i64 {
+pub(super) fn number(node: &Node<'_>) -> i64 {
     percent(node).or(node.int()).unwrap_or(0)
 }
 
@@ -160,20 +168,22 @@ pub fn deployment_status(new: &Value, old: &Value, _: &str) -> Vec<FieldError> {
         &["updatedReplicas", "readyReplicas", "availableReplicas"],
         &mut errors,
     );
+    collisions(&status, old, &mut errors);
+    errors.into_vec()
+}
+
+/// The count of collisions only grows.
+pub(super) fn collisions(status: &Node<'_>, old: &Value, errors: &mut Errors) {
     let collisions = status.get("collisionCount");
     let before = Node::root(old).get("status").get("collisionCount");
-    if before
-        .int()
-        .is_some_and(|was| collisions.int().unwrap_or(0) < was)
-    {
-        let count = collisions.int().unwrap_or(0);
+    let count = collisions.int().unwrap_or(0);
+    if before.int().is_some_and(|was| count < was) {
         errors.push(FieldError::invalid(
             &collisions.path,
             count,
             "cannot be decremented",
         ));
     }
-    errors.into_vec()
 }
 
 pub fn replica_set_status(new: &Value, _: &Value, _: &str) -> Vec<FieldError> {
@@ -198,7 +208,7 @@ pub fn replica_set_status(new: &Value, _: &Value, _: &str) -> Vec<FieldError> {
 }
 
 /// No part is larger than the whole, and none is available that is not ready.
-fn not_above(status: &Node<'_>, parts: &[&str], errors: &mut Errors) {
+pub(super) fn not_above(status: &Node<'_>, parts: &[&str], errors: &mut Errors) {
     let count = |field: &str| status.get(field).int().unwrap_or(0);
     let refuse =
         |field: &str, why| FieldError::invalid(status.path.child(field), count(field), why);

@@ -3,6 +3,7 @@
 pub mod apps;
 pub mod certificates;
 pub mod core;
+pub mod daemonset;
 pub mod endpoints;
 pub mod flowcontrol;
 mod meta;
@@ -13,6 +14,7 @@ pub mod pod;
 pub mod policy;
 pub mod quota;
 pub mod rbac;
+pub mod replication;
 pub mod reviews;
 pub mod service;
 

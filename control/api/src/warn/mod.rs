@@ -36,6 +36,7 @@ pub fn on_create(resource: &Resource, object: &Value) -> Vec<String> {
             );
             pod::pod(&root.get("spec").get("template"), &mut warnings);
         }
+        ("apps", "DaemonSet") => pod::pod(&root.get("spec").get("template"), &mut warnings),
         ("", "ResourceQuota") => quota(&root, &mut warnings),
         ("discovery.k8s.io", "EndpointSlice") => {
             if root.get("addressType").text() == "FQDN" {
@@ -77,6 +78,12 @@ pub fn on_update(
         (_, Some(_)) | (("", "Pod" | "ResourceQuota"), None) => {}
         (("apps", "Deployment" | "ReplicaSet") | ("", "ReplicationController"), None) => {
             if crate::meta::generation(new) != crate::meta::generation(old) {
+                pod::pod(&root.get("spec").get("template"), &mut warnings);
+            }
+        }
+        (("apps", "DaemonSet"), None) => {
+            let template = |object: &Value| object.pointer("/spec/template").cloned();
+            if template(new) != template(old) {
                 pod::pod(&root.get("spec").get("template"), &mut warnings);
             }
         }

@@ -26,6 +26,7 @@ use plan::{Action, Plan, creation_failed, plan};
 use scale::size;
 use std::sync::Arc;
 
+pub(crate) use revision::template_hash;
 pub(crate) use scale::share;
 
 const WORKERS: usize = 5;

@@ -174,7 +174,7 @@ pub(crate) fn note_sizes(deployment: &Deployment, set: &mut ReplicaSet) -> bool 
 
 /// Ten characters at most, none of which can form a word; collisions are told apart by their
 /// count. FNV-1a over the template's canonical JSON: stable across restarts and releases.
-fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
+pub(crate) fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
     const SAFE: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut bytes = canonical(template).to_string().into_bytes();
     if collisions > 0 {

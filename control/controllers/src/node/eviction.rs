@@ -4,7 +4,7 @@
 //! Each pod's turn computes from scratch when it must go; a taint that is taken off in time simply
 //! gives another answer.
 
-use crate::common::{Attempt, Context, Failed, is_finished, now, since, time};
+use crate::common::{Attempt, Context, Failed, is_finished, now, since, time, tolerates};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use kernelet_client::{
@@ -96,18 +96,6 @@ fn no_execute(node: &Node) -> Vec<Taint> {
         .filter(|taint| taint.effect == "NoExecute")
         .cloned()
         .collect()
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    (effect.is_empty() || effect == taint.effect)
-        && (key.is_empty() || key == taint.key)
-        && match text(&toleration.operator).as_str() {
-            "Exists" => true,
-            "" | "Equal" => !key.is_empty() && text(&toleration.value) == text(&taint.value),
-            _ => false,
-        }
 }
 
 /// When the pod must leave: the taints come with the time since which they count.

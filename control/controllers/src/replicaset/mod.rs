@@ -1,23 +1,22 @@
-//! ReplicaSets: as many pods as wanted, from their template.
+//! ReplicaSets and ReplicationControllers: as many pods as wanted, from their template.
 
+mod owner;
 mod plan;
 
 use crate::{
     common::{
-        Attempt, Context, Failed, Matcher, controller_of, controller_reference,
-        is_namespace_terminating, message_of, now, orphans_of, write_status,
+        Attempt, Context, Failed, controller_key, controller_of, message_of, now, orphans_of,
+        write_status,
     },
-    expectations::Expectations,
+    pods::{PodControl, from_template},
 };
-use futures::future::join_all;
-use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
-use kernelet_client::{
-    Change, EventType, Index, Next, ObjectKey, Queue, Recorder, Shared, is_not_found, reconcile_all,
+use k8s_openapi::api::{
+    apps::v1::{ReplicaSet, ReplicaSetStatus},
+    core::v1::{Pod, ReplicationController},
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
-};
+use kernelet_client::{Change, Index, Next, ObjectKey, Queue, Shared, reconcile_all};
+use kube::{Api, Client, ResourceExt};
+use owner::Replicated;
 use plan::{Plan, plan, set_failure};
 use std::sync::Arc;
 
@@ -25,34 +24,44 @@ use std::sync::Arc;
 pub(crate) const BURST: usize = 500;
 const WORKERS: usize = 5;
 
-struct Controller {
+struct Controller<S> {
     client: Client,
-    sets: Shared<ReplicaSet>,
-    /// ReplicaSets by their own controller's uid.
-    sets_by_owner: Index<ReplicaSet>,
+    sets: Shared<S>,
+    /// Sets by their own controller's uid.
+    sets_by_owner: Index<S>,
     pods: Index<Pod>,
-    recorder: Recorder,
-    expectations: Expectations,
+    control: PodControl,
 }
 
 pub(crate) async fn run(context: Context) {
-    let sets = context.informers.all::<ReplicaSet>();
+    let by_owner = context.sets_by_controller.clone();
+    run_kind::<ReplicaSet>(context, by_owner).await;
+}
+
+/// The same for ReplicationControllers.
+pub(crate) async fn run_replication_controllers(context: Context) {
+    let controllers = context.informers.all::<ReplicationController>();
+    let by_owner = controllers.index(|rc| vec![controller_key(&rc.metadata)]);
+    run_kind::<ReplicationController>(context, by_owner).await;
+}
+
+async fn run_kind<S: Replicated>(context: Context, sets_by_owner: Index<S>) {
+    let sets = context.informers.all::<S>();
     let pods = context.informers.all::<Pod>();
     let queue = Queue::default();
     let controller = Arc::new(Controller {
         client: context.client.clone(),
         sets: sets.clone(),
-        sets_by_owner: context.sets_by_controller.clone(),
+        sets_by_owner,
         pods: context.pods_by_controller.clone(),
-        recorder: Recorder::new(context.client.clone(), "replicaset-controller", None),
-        expectations: Expectations::default(),
+        control: PodControl::new(context.client.clone(), S::COMPONENT),
     });
     let (on_sets, on_pods) = (controller.clone(), controller.clone());
     let (set_queue, pod_queue) = (queue.clone(), queue.clone());
     sets.on_change_until(&context.shutdown, move |change| {
         let key = ObjectKey::of(&**change.object());
         if change.new().is_none() {
-            on_sets.expectations.forget(&key);
+            on_sets.control.expectations.forget(&key);
         }
         set_queue.add(key);
     });
@@ -61,17 +70,17 @@ pub(crate) async fn run(context: Context) {
     });
     sets.wait_until_synced().await;
     pods.wait_until_synced().await;
-    reconcile_all("replicaset", queue, WORKERS, context.shutdown, move |key| {
+    reconcile_all(S::QUEUE, queue, WORKERS, context.shutdown, move |key| {
         let controller = controller.clone();
         async move { controller.reconcile(&key).await }
     })
     .await;
 }
 
-impl Controller {
+impl<S: Replicated> Controller<S> {
     fn on_pod(&self, change: &Change<Pod>, queue: &Queue<ObjectKey>) {
         let owner_key = |pod: &Pod| {
-            let owner = controller_of(&pod.metadata).filter(|owner| owner.kind == "ReplicaSet")?;
+            let owner = controller_of(&pod.metadata).filter(|owner| owner.kind == S::kind(&()))?;
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             Some(ObjectKey::new(namespace, owner.name.as_str()))
         };
@@ -87,10 +96,10 @@ impl Controller {
             return;
         };
         if matches!(change, Change::Added(_)) {
-            self.expectations.created(&key, 1);
+            self.control.expectations.created(&key, 1);
         }
         if change.new().is_none() || pod.metadata.deletion_timestamp.is_some() {
-            self.expectations.deleted(&key, uid);
+            self.control.expectations.deleted(&key, uid);
         }
         queue.add(key);
     }
@@ -99,8 +108,10 @@ impl Controller {
     fn offer(&self, pod: &Pod, queue: &Queue<ObjectKey>) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         for set in self.sets.list_in(namespace) {
-            let selector = set.spec.as_ref().map(|spec| Matcher::new(&spec.selector));
-            if selector.is_some_and(|selector| selector.matches(&pod.metadata)) {
+            if set
+                .wanted()
+                .is_some_and(|wanted| wanted.selector.matches(&pod.metadata))
+            {
                 queue.add(ObjectKey::of(&*set));
             }
         }
@@ -108,16 +119,18 @@ impl Controller {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Failed> {
         let Some(set) = self.sets.get_key(key) else {
-            self.expectations.forget(key);
+            self.control.expectations.forget(key);
             return Ok(Next::OnChange);
         };
         let uid = set.uid().unwrap_or_default();
         let mut pods = self.pods.get(&uid);
         pods.extend(self.pods.get(&orphans_of(&key.namespace)));
         let now = now();
-        let plan = plan(&set, &pods, &self.related(&set), now);
-        self.claim(&set, &plan).await?;
-        let waiting = self.expectations.missing(key);
+        let plan = plan(&*set, &pods, &self.related(&set), now);
+        self.control
+            .claim(&*set, &plan.adopt, &plan.release)
+            .await?;
+        let waiting = self.control.expectations.missing(key);
         let managed = match waiting {
             Some(_) => Ok(()),
             None => self.manage(key, &set, &plan).await,
@@ -137,74 +150,40 @@ impl Controller {
         Ok(again.map_or(Next::OnChange, Next::After))
     }
 
-    /// Pods of the owner's other ReplicaSets.
-    fn related(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
-        let Some(owner) = controller_of(&set.metadata) else {
+    /// Pods of the owner's other sets.
+    fn related(&self, set: &S) -> Vec<Arc<Pod>> {
+        let Some(owner) = controller_of(set.meta()) else {
             return Vec::new();
         };
         self.sets_by_owner
             .get(&owner.uid)
             .into_iter()
-            .filter(|other| other.metadata.uid != set.metadata.uid)
+            .filter(|other| other.meta().uid != set.meta().uid)
             .flat_map(|other| self.pods.get(&other.uid().unwrap_or_default()))
             .collect()
-    }
-
-    /// Adopts pods that match and releases those that no longer do.
-    async fn claim(&self, set: &ReplicaSet, plan: &Plan) -> Result<(), Failed> {
-        if plan.adopt.is_empty() && plan.release.is_empty() {
-            return Ok(());
-        }
-        let namespace = set.namespace().unwrap_or_default();
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
-        if !plan.adopt.is_empty() {
-            // The store may be behind: a deleted set's namesake must not adopt in its name.
-            let sets: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &namespace);
-            let name = set.name_any();
-            let fresh = sets
-                .get_metadata(&name)
-                .await
-                .attempt(|| format!("reading ReplicaSet {name} before adopting pods"))?;
-            if fresh.metadata.uid != set.metadata.uid || fresh.metadata.deletion_timestamp.is_some()
-            {
-                return Ok(());
-            }
-        }
-        let uid = set.uid().unwrap_or_default();
-        let adopt = serde_json::json!([controller_reference(set)]);
-        let release = serde_json::json!([{"$patch": "delete", "uid": uid}]);
-        let adopt = plan.adopt.iter().map(|pod| (pod, &adopt, "adopting"));
-        let release = plan.release.iter().map(|pod| (pod, &release, "releasing"));
-        for (pod, owners, verb) in adopt.chain(release) {
-            let name = pod.name_any();
-            let patch = serde_json::json!({
-                "metadata": {"uid": pod.metadata.uid, "ownerReferences": owners},
-            });
-            let params = PatchParams::default();
-            match pods.patch(&name, &params, &Patch::Strategic(&patch)).await {
-                Err(error) if is_not_found(&error) => {}
-                result => drop(result.attempt(|| format!("{verb} pod {name}"))?),
-            }
-        }
-        Ok(())
     }
 
     /// Creates or deletes pods. The error carries the reason for the condition.
     async fn manage(
         &self,
         key: &ObjectKey,
-        set: &Arc<ReplicaSet>,
+        set: &S,
         plan: &Plan,
     ) -> Result<(), (&'static str, Failed)> {
+        let expectations = &self.control.expectations;
         if plan.create > 0 {
-            self.expectations.expect(key, plan.create, []);
-            self.create(key, set, plan.create)
+            let template = set.wanted().and_then(|wanted| wanted.template);
+            let pod = from_template(set, template.unwrap_or(&Default::default()));
+            expectations.expect(key, plan.create, []);
+            self.control
+                .create(key, set, &vec![pod; plan.create])
                 .await
                 .map_err(|failed| ("FailedCreate", failed))
         } else if !plan.delete.is_empty() {
             let uids = plan.delete.iter().filter_map(|pod| pod.uid());
-            self.expectations.expect(key, 0, uids);
-            self.delete(key, set, &plan.delete)
+            expectations.expect(key, 0, uids);
+            self.control
+                .delete(key, set, &plan.delete)
                 .await
                 .map_err(|failed| ("FailedDelete", failed))
         } else {
@@ -212,146 +191,36 @@ impl Controller {
         }
     }
 
-    /// One pod, then two, then four …: a template that is refused is refused once, not 500 times.
-    async fn create(
-        &self,
-        key: &ObjectKey,
-        set: &Arc<ReplicaSet>,
-        count: usize,
-    ) -> Result<(), Failed> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        let pod = from_template(set);
-        let params = PostParams::default();
-        let (mut left, mut batch) = (count, 1);
-        while left > 0 {
-            let size = batch.min(left);
-            let results = join_all((0..size).map(|_| pods.create(&params, &pod))).await;
-            left -= size;
-            batch *= 2;
-            let mut failed = None;
-            for result in results {
-                match result {
-                    Ok(created) => {
-                        let message = format!("Created pod: {}", created.name_any());
-                        self.record(set, EventType::Normal, "SuccessfulCreate", message);
-                    }
-                    Err(error) => {
-                        self.expectations.created(key, 1);
-                        if !is_namespace_terminating(&error) {
-                            let message = format!("Error creating: {}", message_of(&error));
-                            self.record(set, EventType::Warning, "FailedCreate", message);
-                        }
-                        failed = Some(error);
-                    }
-                }
-            }
-            if let Some(error) = failed {
-                self.expectations.created(key, left);
-                // Nothing more will come of it, and nothing needs to.
-                if is_namespace_terminating(&error) {
-                    return Ok(());
-                }
-                return Err(error).attempt(|| format!("creating pods of ReplicaSet {key}"));
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete(
-        &self,
-        key: &ObjectKey,
-        set: &Arc<ReplicaSet>,
-        victims: &[Arc<Pod>],
-    ) -> Result<(), Failed> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        let results = join_all(victims.iter().map(|pod| {
-            let pods = pods.clone();
-            async move {
-                // A namesake that came meanwhile is not the one that was chosen.
-                let params = DeleteParams::default().preconditions(Preconditions {
-                    uid: pod.uid(),
-                    resource_version: None,
-                });
-                (pod, pods.delete(&pod.name_any(), &params).await)
-            }
-        }))
-        .await;
-        let mut failed = Ok(());
-        for (pod, result) in results {
-            let name = pod.name_any();
-            match result {
-                Ok(_) => {
-                    let message = format!("Deleted pod: {name}");
-                    self.record(set, EventType::Normal, "SuccessfulDelete", message);
-                }
-                Err(error) => {
-                    self.expectations
-                        .deleted(key, pod.metadata.uid.as_deref().unwrap_or_default());
-                    if !is_not_found(&error) {
-                        let message = format!("Error deleting: {}", message_of(&error));
-                        self.record(set, EventType::Warning, "FailedDelete", message);
-                        failed = Err(error).attempt(|| format!("deleting pod {name}"));
-                    }
-                }
-            }
-        }
-        failed
-    }
-
-    fn record(&self, set: &ReplicaSet, type_: EventType, reason: &str, message: String) {
-        self.recorder.event(set, type_, reason, message);
-    }
-
-    async fn write_status(
-        &self,
-        set: &ReplicaSet,
-        status: k8s_openapi::api::apps::v1::ReplicaSetStatus,
-    ) -> Result<(), Failed> {
-        if is_same(set, &status) {
+    async fn write_status(&self, set: &S, status: ReplicaSetStatus) -> Result<(), Failed> {
+        let status = S::own(&status);
+        if set
+            .status()
+            .is_some_and(|known| is_same(&S::neutral(known), &S::neutral(&status)))
+        {
             return Ok(());
         }
         let name = set.name_any();
         let namespace = set.namespace().unwrap_or_default();
-        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &namespace);
-        write_status(&api, &set.metadata, None, set.status.as_ref(), &status)
+        let api: Api<S> = Api::namespaced(self.client.clone(), &namespace);
+        write_status(&api, set.meta(), None, set.status(), &status)
             .await
-            .attempt(|| format!("writing the status of ReplicaSet {namespace}/{name}"))
+            .attempt(|| {
+                let kind = S::kind(&());
+                format!("writing the status of {kind} {namespace}/{name}")
+            })
     }
 }
 
 /// Equal apart from zeros, which the API leaves out.
-fn is_same(set: &ReplicaSet, status: &k8s_openapi::api::apps::v1::ReplicaSetStatus) -> bool {
+fn is_same(known: &ReplicaSetStatus, status: &ReplicaSetStatus) -> bool {
     let zero = |n: Option<i32>| n.unwrap_or(0);
-    set.status.as_ref().is_some_and(|known| {
-        known.replicas == status.replicas
-            && zero(known.fully_labeled_replicas) == zero(status.fully_labeled_replicas)
-            && zero(known.ready_replicas) == zero(status.ready_replicas)
-            && zero(known.available_replicas) == zero(status.available_replicas)
-            && zero(known.terminating_replicas) == zero(status.terminating_replicas)
-            && known.observed_generation == status.observed_generation
-            && known.conditions == status.conditions
-    })
-}
-
-fn from_template(set: &ReplicaSet) -> Pod {
-    let spec = set.spec.as_ref();
-    let template = spec
-        .and_then(|spec| spec.template.clone())
-        .unwrap_or_default();
-    let meta = template.metadata.unwrap_or_default();
-    Pod {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", set.name_any())),
-            namespace: set.namespace(),
-            labels: meta.labels,
-            annotations: meta.annotations,
-            finalizers: meta.finalizers,
-            owner_references: Some(vec![controller_reference(set)]),
-            ..ObjectMeta::default()
-        },
-        spec: template.spec,
-        status: None,
-    }
+    known.replicas == status.replicas
+        && zero(known.fully_labeled_replicas) == zero(status.fully_labeled_replicas)
+        && zero(known.ready_replicas) == zero(status.ready_replicas)
+        && zero(known.available_replicas) == zero(status.available_replicas)
+        && zero(known.terminating_replicas) == zero(status.terminating_replicas)
+        && known.observed_generation == status.observed_generation
+        && known.conditions == status.conditions
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
-//! What a ReplicaSet needs next. Pure: its object, the pods that are or could be its own, the
-//! time.
+//! What a ReplicaSet or ReplicationController needs next. Pure: its object, the pods that are or could be its own,
+//! the time.
 
 use crate::{
     common::{
-        Availability, Matcher, availability, controller_of, is_active, is_controlled_by, is_ready,
-        phase, ready_since, since, time,
+        Availability, availability, controller_of, is_active, is_controlled_by, is_ready, phase,
+        ready_since, since, time,
     },
-    replicaset::BURST,
+    replicaset::{BURST, owner::Replicated},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
+    apps::v1::{ReplicaSetCondition, ReplicaSetStatus},
     core::v1::Pod,
 };
 use std::{
@@ -33,23 +33,22 @@ pub(crate) struct Plan {
 }
 
 /// `pods`: those it controls and those without a controller in its namespace. `related`: pods of
-/// its owner's other ReplicaSets, for spreading deletions over nodes.
-pub(crate) fn plan(
-    set: &ReplicaSet,
+/// its owner's other sets, for spreading deletions over nodes.
+pub(crate) fn plan<S: Replicated>(
+    set: &S,
     pods: &[Arc<Pod>],
     related: &[Arc<Pod>],
     now: Timestamp,
 ) -> Plan {
-    let Some(spec) = &set.spec else {
+    let Some(spec) = set.wanted() else {
         return Plan::default();
     };
-    let matcher = Matcher::new(&spec.selector);
-    let deleting = set.metadata.deletion_timestamp.is_some();
+    let deleting = set.meta().deletion_timestamp.is_some();
     let mut plan = Plan::default();
     let mut owned = Vec::new();
     for pod in pods {
-        let mine = is_controlled_by(&pod.metadata, &set.metadata);
-        let matches = matcher.matches(&pod.metadata);
+        let mine = is_controlled_by(&pod.metadata, set.meta());
+        let matches = spec.selector.matches(&pod.metadata);
         if mine && !matches && !deleting {
             plan.release.push(pod.clone());
         } else if mine {
@@ -60,7 +59,7 @@ pub(crate) fn plan(
         }
     }
     let active: Vec<_> = owned.iter().filter(|pod| is_active(pod)).cloned().collect();
-    let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
+    let wanted = usize::try_from(spec.replicas).unwrap_or(0);
     if !deleting {
         plan.create = wanted.saturating_sub(active.len()).min(BURST);
         let surplus = active.len().saturating_sub(wanted).min(BURST);
@@ -68,8 +67,7 @@ pub(crate) fn plan(
             plan.delete = first_to_go(active.clone(), related, surplus, now);
         }
     }
-    let min_ready = spec.min_ready_seconds.unwrap_or(0);
-    let availability = |pod: &Arc<Pod>| availability(pod, min_ready, now);
+    let availability = |pod: &Arc<Pod>| availability(pod, spec.min_ready_seconds, now);
     plan.recheck = active
         .iter()
         .filter_map(|pod| match availability(pod) {
@@ -77,7 +75,7 @@ pub(crate) fn plan(
             _ => None,
         })
         .min();
-    let template = spec.template.as_ref().and_then(|t| t.metadata.as_ref());
+    let template = spec.template.and_then(|t| t.metadata.as_ref());
     let template_labels = template.and_then(|meta| meta.labels.as_ref());
     let fully_labelled = |pod: &&Arc<Pod>| {
         template_labels.into_iter().flatten().all(|(key, value)| {
@@ -96,11 +94,10 @@ pub(crate) fn plan(
         ready_replicas: Some(count(active.iter().filter(|pod| is_ready(pod)).count())),
         available_replicas: Some(count(active.iter().filter(available).count())),
         terminating_replicas: Some(count(owned.iter().filter(leaving).count())),
-        observed_generation: set.metadata.generation,
+        observed_generation: set.meta().generation,
         conditions: set
-            .status
-            .as_ref()
-            .and_then(|status| status.conditions.clone()),
+            .status()
+            .and_then(|status| S::neutral(status).conditions),
     };
     plan
 }

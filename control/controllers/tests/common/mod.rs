@@ -162,7 +162,8 @@ impl Cluster {
             .unwrap()
     }
 
-    /// Places every pod on `node`, says it is ready, and lets deleted ones go at once.
+    /// Places every pod on `node`, or on the one that its affinity names, says it is ready (unless its image is
+    /// `broken`), and lets deleted ones go at once.
     pub fn kubelet(&self, node: &'static str) {
         let informers = Informers::new(self.admin.clone(), self.shutdown.clone());
         let client = self.admin.clone();
@@ -221,6 +222,9 @@ async fn tend(client: Client, pod: Arc<Pod>, node: &str) {
             .delete(&name, &DeleteParams::default().grace_period(0))
             .await;
     } else if spec.node_name.is_none() {
+        let value = serde_json::to_value(spec).unwrap();
+        let named = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0";
+        let node = value.pointer(named).and_then(Value::as_str).unwrap_or(node);
         let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
             "target": {"kind": "Node", "name": node}});
         let params = PostParams::default();
@@ -235,8 +239,10 @@ async fn tend(client: Client, pod: Arc<Pod>, node: &str) {
         let now = jiff::Timestamp::now()
             .strftime("%Y-%m-%dT%H:%M:%SZ")
             .to_string();
+        let broken = spec.containers[0].image.as_deref() == Some("broken");
+        let ready = if broken { "False" } else { "True" };
         let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
-            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}]}});
+            "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}]}});
         let params = PatchParams::default();
         let _ = api
             .patch_status(&name, &params, &Patch::Strategic(&status))

@@ -62,6 +62,10 @@ impl<'o> Row<'o> {
             "pod.readinessGates" => pod::readiness_gates(object).into(),
             "template.containers" => cells::containers(object, "name").into(),
             "template.images" => cells::containers(object, "image").into(),
+            "template.nodeSelector" => {
+                cells::labels(at(object, "spec.template.spec.nodeSelector")).into()
+            }
+            "revision.controller" => workloads::controller(object).into(),
             "selector.labels" => workloads::selector(object).into(),
             "selector.map" => cells::labels(at(object, "spec.selector")).into(),
             "deployment.upToDate" => cells::number(object, "status.updatedReplicas").into(),

@@ -421,3 +421,37 @@ fn an_object_without_an_age_has_an_unknown_one() {
     let rendered = render("", "ConfigMap", &object, IncludeObject::None);
     assert_eq!(rendered["rows"][0]["cells"], json!(["x", 0, "<unknown>"]));
 }
+
+#[test]
+fn daemon_sets_their_revisions_and_replication_controllers() {
+    let template = json!({"spec": {"nodeSelector": {"disk": "ssd"}, "containers": [
+        {"name": "a", "image": "i:1"}, {"name": "b", "image": "j:2"}]}});
+    check(
+        "apps",
+        "DaemonSet",
+        json!({
+            "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": template},
+            "status": {"desiredNumberScheduled": 3, "currentNumberScheduled": 2, "numberMisscheduled": 0,
+                "numberReady": 1, "updatedNumberScheduled": 2},
+        }),
+        json!([
+            "x", 3, 2, 1, 2, 0, "disk=ssd", "3h", "a,b", "i:1,j:2", "app=x"
+        ]),
+    );
+    check(
+        "",
+        "ReplicationController",
+        json!({
+            "spec": {"replicas": 2, "selector": {"app": "x", "b": "y"}, "template": template},
+            "status": {"replicas": 1},
+        }),
+        json!(["x", 2, 1, 0, "3h", "a,b", "i:1,j:2", "app=x,b=y"]),
+    );
+    check(
+        "apps",
+        "ControllerRevision",
+        json!({"revision": 4, "metadata": {"name": "x", "creationTimestamp": CREATED, "ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web", "uid": "u", "controller": true}]}}),
+        json!(["x", "daemonset.apps/web", 4, "3h"]),
+    );
+}

@@ -18,7 +18,7 @@ pub enum Step {
 }
 
 pub fn plan(resource: &Resource, old: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
-    let finalizers = finalizers_after(old, options.propagation);
+    let finalizers = finalizers_after(resource, old, options.propagation);
     let namespace = resource.kind == "Namespace" && resource.group.is_empty();
     let held = !finalizers.is_empty()
         || namespace
@@ -122,9 +122,15 @@ fn grace_of(pod: &Value, options: &DeleteOptions) -> i64 {
 }
 
 /// The finalizers with those that the propagation policy asks the garbage collector for.
-fn finalizers_after(old: &Value, propagation: Option<Propagation>) -> Vec<&str> {
+fn finalizers_after<'o>(
+    resource: &Resource,
+    old: &'o Value,
+    propagation: Option<Propagation>,
+) -> Vec<&'o str> {
     let mut finalizers = meta::finalizers(old);
+    let decided = finalizers.iter().any(|f| [ORPHAN, FOREGROUND].contains(f));
     let wanted = match propagation {
+        None if resource.hooks.strategy.orphans_dependents && !decided => Some(ORPHAN),
         // Unless asked otherwise, what was decided before stays.
         None => return finalizers,
         Some(Propagation::Background) => None,
@@ -240,6 +246,13 @@ mod tests {
             step("configmaps", &plain, &with(Propagation::Orphan)),
             "mark 1970-01-01T00:16:40Z 0 [\"orphan\"]"
         );
+        // The old controllers' dependents stay unless asked otherwise.
+        let bare = |options: DeleteOptions| step("replicationcontrollers", &plain, &options);
+        assert_eq!(
+            bare(DeleteOptions::default()),
+            "mark 1970-01-01T00:16:40Z 0 [\"orphan\"]"
+        );
+        assert_eq!(bare(with(Propagation::Background)), "remove");
         let orphaned = json!({"metadata": {"finalizers": ["orphan"]}});
         assert_eq!(
             step("configmaps", &orphaned, &with(Propagation::Background)),

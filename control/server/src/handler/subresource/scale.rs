@@ -183,7 +183,15 @@ fn selector_text(selector: Option<&Value>) -> String {
     let Some(selector) = selector else {
         return String::new();
     };
-    let mut terms: Vec<String> = Vec::new();
+    // A ReplicationController's is a plain map of labels.
+    let plain = selector
+        .as_object()
+        .filter(|map| map.values().all(Value::is_string));
+    let mut terms: Vec<String> = plain
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
     if let Some(labels) = selector.get("matchLabels").and_then(Value::as_object) {
         terms.extend(
             labels
@@ -243,5 +251,7 @@ mod tests {
             json!({"replicas": 2, "selector": "!old,app=web,tier in (a,b)"})
         );
         assert_eq!(scale["metadata"].get("labels"), None);
+        let plain = json!({"spec": {"selector": {"b": "2", "a": "1"}}});
+        assert_eq!(scale_of(&plain)["status"]["selector"], "a=1,b=2");
     }
 }
