@@ -122,6 +122,12 @@ pub struct ClusterOptions {
     /// How many full audit logs are kept
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub audit_log_maxbackup: usize,
+    /// What PodSecurity asks by default, and of whom nothing (an AdmissionConfiguration)
+    #[arg(long, value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
+    /// What is encrypted in the store beside Secrets: configmaps, leases.coordination.k8s.io, …
+    #[arg(long, value_delimiter = ',', value_name = "RESOURCE,…")]
+    pub encrypt_resources: Vec<String>,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
     sync::Arc,
 };
 
@@ -13,7 +14,8 @@ use kernelet_pki::{
     client_config, server_config,
 };
 use kernelet_server::{
-    AuditConfig, AuditFile, AuditPolicy, Cidr, Encryption, Server, ServerConfig, UserInfo,
+    AuditConfig, AuditFile, AuditPolicy, Cidr, Encryption, PodSecurityConfig, Server, ServerConfig,
+    UserInfo,
 };
 use kernelet_store::{OpenError, Options, Store};
 use tokio_util::sync::CancellationToken;
@@ -100,10 +102,9 @@ pub async fn start(
             Some(&identities.kubelet_client),
         )?),
         cluster_ca_pem: identities.ca.cert_pem().to_owned(),
-        encryption: Some(Arc::new(Encryption::load_or_create(
-            &instance.pki_dir().join("encryption.keys"),
-        )?)),
+        encryption: Some(Arc::new(encryption(instance, cluster)?)),
         audit: Some(audit(instance, cluster)?),
+        pod_security: pod_security(cluster)?,
     };
     let server = Server::start(config, store.clone())
         .await
@@ -167,6 +168,22 @@ impl ControlPlane {
     pub async fn close(self) {
         self.store.close().await;
     }
+}
+
+fn encryption(instance: &Instance, cluster: &ClusterOptions) -> anyhow::Result<Encryption> {
+    let keys = Encryption::load_or_create(&instance.pki_dir().join("encryption.keys"))?;
+    keys.with_resources(&cluster.encrypt_resources)
+        .context("--encrypt-resources")
+}
+
+fn pod_security(cluster: &ClusterOptions) -> anyhow::Result<PodSecurityConfig> {
+    let Some(path) = &cluster.admission_control_config_file else {
+        return Ok(PodSecurityConfig::default());
+    };
+    let about = || format!("--admission-control-config-file {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", about()))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    PodSecurityConfig::parse(&text, folder).with_context(about)
 }
 
 fn audit(instance: &Instance, cluster: &ClusterOptions) -> anyhow::Result<AuditConfig> {

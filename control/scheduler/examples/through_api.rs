@@ -61,6 +61,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         cluster_ca_pem: ca.cert_pem().to_owned(),
         encryption: None,
         audit: None,
+        pod_security: Default::default(),
     };
     let server = Server::start(config, store).await?;
     let client = |user| kernelet_client::from_service(server.service(user));

@@ -63,6 +63,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         cluster_ca_pem: ca.cert_pem().to_owned(),
         encryption: None,
         audit: None,
+        pod_security: Default::default(),
     };
     let store = match args.next() {
         Some(url) => Store::connect(&url).await?,

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use kernelet_pki::ServiceAccountKeys;
 
-use crate::{audit::AuditConfig, encrypt::Encryption};
+use crate::{admission::PodSecurityConfig, audit::AuditConfig, encrypt::Encryption};
 
 /// Everything that differs from one server to another.
 #[derive(Clone)]
@@ -33,6 +33,8 @@ pub struct ServerConfig {
     pub encryption: Option<Arc<Encryption>>,
     /// Logs who asked for what; none logs nothing.
     pub audit: Option<AuditConfig>,
+    /// Of pods in namespaces whose labels say nothing, and of whom nothing is asked.
+    pub pod_security: PodSecurityConfig,
 }
 
 impl ServerConfig {

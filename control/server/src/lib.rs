@@ -34,6 +34,7 @@ mod state;
 mod usage;
 mod user;
 
+pub use admission::{AdmissionConfigError, PodSecurityConfig};
 pub use audit::{
     AuditConfig, LogFile as AuditFile, Policy as AuditPolicy, PolicyError as AuditPolicyError,
 };

@@ -59,7 +59,7 @@ async fn route(
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let document = |value: Value| object(headers, &snapshot.api.schema, &value);
     Some(match parts.as_slice() {
-        [""] => document(index(&snapshot)),
+        [""] => Ok(raw(&index(&snapshot))),
         ["api"] if wants_aggregated(headers) => Ok(aggregated(discovery::aggregated_core(api))),
         ["apis"] if wants_aggregated(headers) => Ok(aggregated(discovery::aggregated_groups(api))),
         ["api"] => {
@@ -79,7 +79,7 @@ async fn route(
         ["openapi", "v2"] => openapi_v2(state, headers),
         ["openapi", "v3"] => document(state.openapi.load().v3_index()),
         ["openapi", "v3", rest @ ..] => openapi_v3(state, headers, query, &rest.join("/"))?,
-        ["version"] => document(version()),
+        ["version"] => Ok(raw(&version())),
         ["healthz" | "livez" | "readyz", rest @ ..] => health(state, parts[0], rest, query)?,
         ["metrics"] => {
             let objects = snapshot.served().filter_map(|served| {
@@ -125,6 +125,12 @@ fn published(content_type: &'static str, value: Value) -> Response<ResponseBody>
         HeaderValue::from_static("public, max-age=3600"),
     );
     response
+}
+
+/// JSON for people, whatever is accepted.
+fn raw(value: &Value) -> Response<ResponseBody> {
+    let text = serde_json::to_vec_pretty(value).expect("a tree of JSON values has a JSON form");
+    respond::bytes(StatusCode::OK, JSON, text)
 }
 
 fn object(
@@ -203,7 +209,7 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 }
 
 fn aggregated(value: Value) -> Response<ResponseBody> {
-    let mut response = respond::bytes(StatusCode::OK, AGGREGATED, value.to_string());
+    let mut response = respond::bytes(StatusCode::OK, AGGREGATED, format!("{value}\n"));
     response
         .headers_mut()
         .insert(header::VARY, HeaderValue::from_static("Accept"));

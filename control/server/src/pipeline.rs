@@ -251,7 +251,7 @@ where
         headers: without_credentials(&parts.headers),
         body,
         upgrade: parts.extensions.get::<OnUpgrade>().cloned(),
-        warnings: Mutex::default(),
+        notes: Mutex::default(),
         labels: labels.clone(),
     };
     if let Some(body) = stream {
@@ -269,12 +269,13 @@ where
             .into());
         }
     };
-    let warnings = call
-        .warnings
+    let notes = call
+        .notes
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
+    trail.annotations = notes.annotations;
     let mut told: Vec<String> = deprecation.map(str::to_owned).into_iter().collect();
-    for warning in warnings {
+    for warning in notes.warnings {
         // A patch that was tried again noted its warnings again.
         if !told.contains(&warning) {
             told.push(warning);

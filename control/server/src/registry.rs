@@ -54,6 +54,11 @@ pub fn storages(api: &Registry) -> Vec<(String, Indexer)> {
     storages
 }
 
+/// Below which keys of the store objects of that storage lie.
+pub fn store_prefix(storage: &Storage) -> Option<String> {
+    Some(format!("{ROOT}{}/", prefix(storage)?))
+}
+
 fn prefix(storage: &Storage) -> Option<String> {
     match storage {
         Storage::Stored {

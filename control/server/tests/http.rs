@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::TestServer;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -290,6 +290,38 @@ async fn answers_come_in_the_format_asked_for() {
         (partial["kind"].as_str(), partial["items"][0].get("data")),
         (Some("PartialObjectMetadataList"), None)
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn json_ends_with_a_line_feed_unless_it_is_pretty() {
+    let server = TestServer::start().await;
+    let api = server.admin();
+    const DEFAULT: &str = "/api/v1/namespaces/default";
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    for (path, accept, ends) in [
+        (DEFAULT, "application/json", "}\n"),
+        ("/api/v1/namespaces", "application/json", "]}\n"),
+        ("/api/v1/namespaces", table, "]}\n"),
+        (DEFAULT, table, "}\n"),
+        ("/api/v1/namespaces/none", "application/json", "}\n"),
+        ("/apis/apps/v1", "application/json", "}\n"),
+        ("/apis", aggregated, "}\n"),
+        (
+            "/api/v1/namespaces/default?pretty=1",
+            "application/json",
+            "\n}",
+        ),
+        ("/version", "application/json", "\n}"),
+        ("/", "application/json", "\n}"),
+    ] {
+        let answer = api.raw(Method::GET, path, &[("accept", accept)], "").await;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(text.ends_with(ends), "{path} as {accept}: {text:?}");
+        assert!(!text.ends_with("\n\n"), "{path}");
+        answer.json();
+    }
     server.stop().await;
 }
 

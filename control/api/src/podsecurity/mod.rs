@@ -11,7 +11,7 @@ mod table;
 
 use crate::Value;
 
-pub use policy::{Level, LevelVersion, Policy, Version};
+pub use policy::{Level, LevelVersion, Policy, Version, policy_of_defaults};
 pub use table::evaluate;
 
 /// A pod, or the template of one.

@@ -35,6 +35,8 @@ pub struct Policy {
     pub warn: LevelVersion,
 }
 
+const LEVELS: &str = "must be one of privileged, baseline, restricted";
+const VERSIONS: &str = "must be \"latest\" or \"v1.x\"";
 const PREFIX: &str = "pod-security.kubernetes.io/";
 
 impl Level {
@@ -79,6 +81,37 @@ impl fmt::Display for Version {
     }
 }
 
+/// The policy that a configuration's `defaults` name (`enforce: baseline`, `enforce-version: v1.30`), and what is wrong
+/// with them. What isn't named is privileged, of the latest version.
+pub fn policy_of_defaults(defaults: &serde_json::Map<String, Value>) -> (Policy, Vec<FieldError>) {
+    let mut policy = Policy::NONE;
+    let mut errors = Vec::new();
+    for (name, value) in defaults {
+        let path = format!("defaults.{name}");
+        let text = value.as_str().unwrap_or_default();
+        let (mode, is_version) = match name.strip_suffix("-version") {
+            Some(mode) => (mode, true),
+            None => (name.as_str(), false),
+        };
+        let target = match mode {
+            "enforce" => &mut policy.enforce,
+            "audit" => &mut policy.audit,
+            "warn" => &mut policy.warn,
+            _ => {
+                errors.push(FieldError::invalid(path, text, "unknown field"));
+                continue;
+            }
+        };
+        match (is_version, Level::parse(text), Version::parse(text)) {
+            (false, Some(level), _) => target.level = level,
+            (true, _, Some(version)) => target.version = version,
+            (false, None, _) => errors.push(FieldError::invalid(path, text, LEVELS)),
+            (true, _, None) => errors.push(FieldError::invalid(path, text, VERSIONS)),
+        }
+    }
+    (policy, errors)
+}
+
 impl fmt::Display for LevelVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.level, self.version)
@@ -86,7 +119,7 @@ impl fmt::Display for LevelVersion {
 }
 
 impl Policy {
-    /// Everything is allowed: a namespace without labels.
+    /// Everything is allowed: what a namespace without labels has by default.
     pub const NONE: Policy = {
         let none = LevelVersion {
             level: Level::Privileged,
@@ -99,10 +132,18 @@ impl Policy {
         }
     };
 
-    /// Of a namespace, and what is wrong with its labels. A level that can't be read enforces `restricted`, but
-    /// neither audits nor warns; a version that can't be read is the latest.
-    pub fn of(namespace: &Value) -> (Policy, Vec<FieldError>) {
-        let mut policy = Policy::NONE;
+    /// Everything is allowed, and nothing told.
+    pub fn is_privileged(&self) -> bool {
+        [self.enforce, self.audit, self.warn]
+            .iter()
+            .all(|mode| mode.level == Level::Privileged)
+    }
+
+    /// Of a namespace, where `defaults` hold for what its labels don't say, and what is wrong with its labels. A level
+    /// that can't be read enforces `restricted`, but neither audits nor warns; a version that can't be read is the
+    /// latest.
+    pub fn of(namespace: &Value, defaults: Policy) -> (Policy, Vec<FieldError>) {
+        let mut policy = defaults;
         let mut errors = Vec::new();
         let label = |name: &str| {
             let labels = crate::meta::labels(namespace)?;
@@ -123,11 +164,7 @@ impl Policy {
                 enforced |= mode == "enforce" && known.is_some();
                 target.level = known.unwrap_or(otherwise);
                 if known.is_none() {
-                    refuse(
-                        mode,
-                        level,
-                        "must be one of privileged, baseline, restricted",
-                    );
+                    refuse(mode, level, LEVELS);
                 }
             }
             let name = format!("{mode}-version");
@@ -135,7 +172,7 @@ impl Policy {
                 let known = Version::parse(version);
                 target.version = known.unwrap_or(Version::Latest);
                 if known.is_none() {
-                    refuse(&name, version, "must be \"latest\" or \"v1.x\"");
+                    refuse(&name, version, VERSIONS);
                 }
             }
         }

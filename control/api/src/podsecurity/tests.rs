@@ -222,7 +222,7 @@ fn a_namespaces_labels_make_its_policy() {
             .iter()
             .map(|(key, value)| (format!("pod-security.kubernetes.io/{key}"), value.clone()))
             .collect();
-        let (policy, errors) = Policy::of(&json!({"metadata": {"labels": labels}}));
+        let (policy, errors) = Policy::of(&json!({"metadata": {"labels": labels}}), Policy::NONE);
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         (
             format!("{} {} {}", policy.enforce, policy.audit, policy.warn),

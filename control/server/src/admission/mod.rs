@@ -5,6 +5,7 @@
 //! Priority, privilege escalation, certificate approval), and last, in the transaction that stores it, ResourceQuota.
 
 mod certificates;
+mod configuration;
 mod escalation;
 mod limit_ranger;
 mod namespace;
@@ -20,7 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kernelet_api::{ApiError, Resource, Value, meta};
 
-use crate::{cache::KeyRange, state::State, user::UserInfo};
+pub use configuration::{AdmissionConfigError, PodSecurityConfig};
+
+use crate::{cache::KeyRange, handler::Notes, state::State, user::UserInfo};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -39,8 +42,8 @@ pub struct Request<'a> {
     /// Empty for the resource itself.
     pub subresource: &'a str,
     pub namespace: &'a str,
-    /// Where what the client should be told is noted; nowhere, for what the server does by itself.
-    pub warnings: Option<&'a Mutex<Vec<String>>>,
+    /// Where what the client and the audit log should be told is noted; nowhere, for what the server does by itself.
+    pub notes: Option<&'a Mutex<Notes>>,
 }
 
 impl Request<'_> {
@@ -53,9 +56,17 @@ impl Request<'_> {
     }
 
     fn warn(&self, text: String) {
-        if let Some(warnings) = self.warnings {
-            let mut warnings = warnings.lock().unwrap_or_else(PoisonError::into_inner);
-            warnings.push(text);
+        self.note(|notes| notes.warnings.push(text));
+    }
+
+    /// For the audit log.
+    fn annotate(&self, key: &str, value: String) {
+        self.note(|notes| drop(notes.annotations.insert(key.to_owned(), value)));
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Notes)) {
+        if let Some(notes) = self.notes {
+            note(&mut notes.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 

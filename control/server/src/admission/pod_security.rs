@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use kernelet_api::{
-    ApiError, Value, meta,
+    ApiError, FieldError, Value, meta,
     podsecurity::{Level, LevelVersion, Policy, Subject, details, evaluate, reasons},
 };
 
@@ -29,11 +29,58 @@ pub fn validate(
     if request.is("", "pods") {
         return pod(request, object, old);
     }
-    if let Some(template) = template(request, object) {
-        let policy = policy(request)?;
-        warn(request, policy.warn, &Subject::of(template));
+    if let Some(template) = template(request, object)
+        && !exempt(request)
+    {
+        let (policy, errors) = policy(request)?;
+        if !errors.is_empty() || !policy.is_privileged() {
+            let subject = Subject::of(template);
+            // A template is never refused; its pods are.
+            let _ = judge(request, &policy, &errors, &subject, Mode::Tell);
+        }
     }
     Ok(())
+}
+
+/// Whether a refusal is one, or only told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Enforce,
+    Tell,
+}
+
+/// Upstream's key of the audit log.
+macro_rules! annotation {
+    ($name:literal) => {
+        concat!("pod-security.kubernetes.io/", $name)
+    };
+}
+
+const EXEMPT: &str = annotation!("exempt");
+
+/// Nothing is asked in this namespace, or of this user; the audit log says why.
+fn exempt(request: &Request<'_>) -> bool {
+    let config = &request.state.config.pod_security;
+    let why = if exempt_namespace(request, request.namespace) {
+        "namespace"
+    } else if config.usernames.contains(&request.user.name) {
+        "user"
+    } else {
+        return false;
+    };
+    request.annotate(EXEMPT, why.to_owned());
+    true
+}
+
+fn exempt_namespace(request: &Request<'_>, namespace: &str) -> bool {
+    let exempt = &request.state.config.pod_security.namespaces;
+    exempt.iter().any(|name| name == namespace)
+}
+
+fn exempt_runtime_class(request: &Request<'_>, spec: &Value) -> bool {
+    let class = spec.get("runtimeClassName").and_then(Value::as_str);
+    let exempt = &request.state.config.pod_security.runtime_classes;
+    class.is_some_and(|class| exempt.iter().any(|name| name == class))
 }
 
 /// The template of an object that makes pods.
@@ -56,7 +103,7 @@ fn template<'v>(request: &Request<'_>, object: &'v Value) -> Option<&'v Value> {
     object.pointer(pointer)
 }
 
-fn policy(request: &Request<'_>) -> Result<Policy, ApiError> {
+fn policy(request: &Request<'_>) -> Result<(Policy, Vec<FieldError>), ApiError> {
     let namespaces = request.state.cache.resource("namespaces");
     let namespace = namespaces.and_then(|cache| cache.get(request.namespace));
     let namespace = namespace.ok_or_else(|| {
@@ -65,15 +112,52 @@ fn policy(request: &Request<'_>) -> Result<Policy, ApiError> {
             request.namespace
         ))
     })?;
-    Ok(Policy::of(&namespace.tree()).0)
+    Ok(policy_of(request, &namespace.tree()))
 }
 
-fn warn(request: &Request<'_>, policy: LevelVersion, subject: &Subject<'_>) {
-    let findings = evaluate(policy, subject);
-    if !findings.is_empty() {
-        let what = details(&findings);
-        request.warn(format!("would violate PodSecurity \"{policy}\": {what}"));
+fn policy_of(request: &Request<'_>, namespace: &Value) -> (Policy, Vec<FieldError>) {
+    Policy::of(namespace, request.state.config.pod_security.defaults)
+}
+
+/// Judges a pod or a template by each mode of the policy; the error says why it is refused.
+fn judge(
+    request: &Request<'_>,
+    policy: &Policy,
+    errors: &[FieldError],
+    subject: &Subject<'_>,
+    mode: Mode,
+) -> Result<(), String> {
+    if exempt_runtime_class(request, subject.spec) {
+        request.annotate(EXEMPT, "runtimeClass".to_owned());
+        return Ok(());
     }
+    if !errors.is_empty() {
+        let told = errors.iter().map(ToString::to_string).collect();
+        let told = format!("Failed to parse policy: {}", super::aggregate(told));
+        request.annotate(annotation!("error"), told);
+    }
+    let violated = |policy: LevelVersion| {
+        let findings = evaluate(policy, subject);
+        (!findings.is_empty()).then(|| format!("PodSecurity \"{policy}\": {}", details(&findings)))
+    };
+    let mut refused = None;
+    if mode == Mode::Enforce {
+        request.annotate(annotation!("enforce-policy"), policy.enforce.to_string());
+        refused = violated(policy.enforce);
+    }
+    if let Some(what) = violated(policy.audit) {
+        request.annotate(
+            annotation!("audit-violations"),
+            format!("would violate {what}"),
+        );
+    }
+    if let Some(why) = refused {
+        return Err(format!("violates {why}"));
+    }
+    if let Some(what) = violated(policy.warn) {
+        request.warn(format!("would violate {what}"));
+    }
+    Ok(())
 }
 
 fn pod(request: &Request<'_>, pod: &Value, old: Option<&Value>) -> Result<(), ApiError> {
@@ -90,22 +174,20 @@ fn pod(request: &Request<'_>, pod: &Value, old: Option<&Value>) -> Result<(), Ap
     if IGNORED.contains(&request.subresource) {
         return Ok(());
     }
+    if exempt(request) {
+        return Ok(());
+    }
+    let (policy, errors) = policy(request)?;
+    if errors.is_empty() && policy.is_privileged() {
+        let all = Policy::NONE.enforce.to_string();
+        request.annotate(annotation!("enforce-policy"), all);
+        return Ok(());
+    }
     if old.is_some_and(|old| !is_significant(pod, old)) {
         return Ok(());
     }
-    let policy = policy(request)?;
-    let subject = Subject::of(pod);
-    let findings = evaluate(policy.enforce, &subject);
-    if !findings.is_empty() {
-        let why = format!(
-            "violates PodSecurity \"{}\": {}",
-            policy.enforce,
-            details(&findings)
-        );
-        return Err(request.forbidden(meta::name(pod), why));
-    }
-    warn(request, policy.warn, &subject);
-    Ok(())
+    judge(request, &policy, &errors, &Subject::of(pod), Mode::Enforce)
+        .map_err(|why| request.forbidden(meta::name(pod), why))
 }
 
 /// Whether an update changes what containers run.
@@ -141,12 +223,15 @@ fn namespace(
     old: Option<&Value>,
 ) -> Result<(), ApiError> {
     let name = meta::name(namespace);
-    let (policy, errors) = Policy::of(namespace);
-    let before = old.map(Policy::of);
+    let (policy, errors) = policy_of(request, namespace);
+    let before = old.map(|old| policy_of(request, old));
     if !errors.is_empty() && before.as_ref().is_none_or(|(_, known)| *known != errors) {
         return Err(ApiError::invalid("", "Namespace", name, &errors));
     }
     let Some((before, _)) = before else {
+        if exempt_namespace(request, name) {
+            ignored(request, namespace, &policy);
+        }
         return Ok(());
     };
     let (new, old) = (policy.enforce, before.enforce);
@@ -154,10 +239,41 @@ fn namespace(
     if new == old || new.level == Level::Privileged || relaxed {
         return Ok(());
     }
+    if exempt_namespace(request, name) {
+        ignored(request, namespace, &policy);
+        return Ok(());
+    }
     for warning in violations(request, name, new) {
         request.warn(warning);
     }
     Ok(())
+}
+
+/// Warns that labels of an exempt namespace count for nothing.
+fn ignored(request: &Request<'_>, namespace: &Value, policy: &Policy) {
+    let defaults = request.state.config.pod_security.defaults;
+    if policy.is_privileged() || *policy == defaults {
+        return;
+    }
+    let labels = meta::labels(namespace);
+    let has = |name: &str| labels.is_some_and(|labels| labels.contains_key(name));
+    let told: Vec<String> = [
+        ("enforce", policy.enforce),
+        ("audit", policy.audit),
+        ("warn", policy.warn),
+    ]
+    .into_iter()
+    .filter(|(mode, what)| {
+        let key = format!("{}{mode}", annotation!(""));
+        what.level != Level::Privileged && (has(&key) || has(&format!("{key}-version")))
+    })
+    .map(|(mode, what)| format!("{mode}={what}"))
+    .collect();
+    request.warn(format!(
+        "namespace {:?} is exempt from Pod Security, and the policy ({}) will be ignored",
+        meta::name(namespace),
+        told.join(", ")
+    ));
 }
 
 fn violations(request: &Request<'_>, namespace: &str, policy: LevelVersion) -> Vec<String> {
@@ -168,7 +284,10 @@ fn violations(request: &Request<'_>, namespace: &str, policy: LevelVersion) -> V
     let pods = super::listed(&inside, "pods");
     let total = pods.len();
     let mut found: BTreeMap<String, (String, usize)> = BTreeMap::new();
-    let ordered = prioritized(pods);
+    let judged = pods
+        .into_iter()
+        .filter(|pod| !exempt_runtime_class(request, pod.get("spec").unwrap_or(&Value::Null)));
+    let ordered = prioritized(judged.collect());
     for pod in ordered.iter().take(MAX_PODS) {
         let findings = evaluate(policy, &Subject::of(pod));
         if findings.is_empty() {

@@ -130,7 +130,7 @@ impl Charges {
             dry_run: request.dry_run,
             manager: String::new(),
             pipeline: request.pipeline,
-            warnings: None,
+            notes: None,
         };
         let mut charges = Charges {
             quotas: Vec::new(),

@@ -1,6 +1,6 @@
 //! What is known of a request, and the Event made of it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, header, request::Parts};
@@ -26,6 +26,8 @@ pub struct Trail {
     pub info: Option<RequestInfo>,
     /// What authorisation decided, and why.
     pub decision: Option<(bool, String)>,
+    /// What admission found.
+    pub annotations: BTreeMap<String, String>,
     pub body: Bytes,
     pub panicked: bool,
 }
@@ -40,6 +42,7 @@ impl Trail {
             impersonated: None,
             info: None,
             decision: None,
+            annotations: BTreeMap::new(),
             body: Bytes::new(),
             panicked: false,
         }
@@ -152,15 +155,17 @@ impl Event {
             set("objectRef", object.into());
         }
         set("requestReceivedTimestamp", time(trail.received).into());
-        if let Some((allowed, reason)) = &trail.decision {
-            let decision = if *allowed { "allow" } else { "forbid" };
-            set(
-                "annotations",
-                json!({
-                    "authorization.k8s.io/decision": decision,
-                    "authorization.k8s.io/reason": reason,
-                }),
+        let mut annotations = trail.annotations;
+        if let Some((allowed, reason)) = trail.decision {
+            let decision = if allowed { "allow" } else { "forbid" };
+            annotations.insert(
+                "authorization.k8s.io/decision".to_owned(),
+                decision.to_owned(),
             );
+            annotations.insert("authorization.k8s.io/reason".to_owned(), reason);
+        }
+        if !annotations.is_empty() {
+            set("annotations", json!(annotations));
         }
         set("auditID", trail.id.into());
         let mut event = Event {

@@ -137,7 +137,7 @@ pub fn note_use(state: &Arc<State>, key: &str) {
             dry_run: DryRun::No,
             manager: "kube-apiserver".to_owned(),
             pipeline: Pipeline::Full,
-            warnings: None,
+            notes: None,
         };
         let change = |old: &Value| {
             let mut new = old.clone();

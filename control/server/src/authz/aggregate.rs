@@ -114,7 +114,7 @@ async fn round(state: &Arc<State>) -> bool {
             dry_run: DryRun::No,
             manager: "clusterrole-aggregation-controller".to_owned(),
             pipeline: Pipeline::Full,
-            warnings: None,
+            notes: None,
         };
         let change = |old: &Value| {
             let mut new = old.clone();

@@ -104,7 +104,7 @@ async fn ensure(
         dry_run: DryRun::No,
         manager: MANAGER.to_owned(),
         pipeline: Pipeline::Full,
-        warnings: None,
+        notes: None,
     };
     let change = |old: &Value| Ok(mend(old).unwrap_or_else(|| old.clone()));
     match request.update(&name, None, &change).await {

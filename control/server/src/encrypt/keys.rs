@@ -3,23 +3,28 @@
 use std::{fmt, fs, io, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use kernelet_api::Registry;
 use kernelet_pki::write_private;
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     rand::{SecureRandom, SystemRandom},
 };
 
+use crate::registry::store_prefix;
+
 /// What a sealed value starts with, upstream's form; the key's name and a colon follow.
 const PREFIX: &[u8] = b"k8s:enc:aesgcm:v1:";
 const KEY_BYTES: usize = 32;
 
-/// The store keys whose values are sealed, as prefixes.
-const SEALED: [&str; 1] = ["/registry/secrets/"];
+/// What is sealed unless somebody says otherwise.
+const SECRETS: &str = "/registry/secrets/";
 
 /// Keys that seal and open values; the first of them seals.
 pub struct Encryption {
     keys: Vec<Key>,
     random: SystemRandom,
+    /// The store keys whose values are sealed, as prefixes.
+    sealed: Vec<String>,
 }
 
 struct Key {
@@ -46,6 +51,8 @@ pub enum EncryptionError {
     Line { path: String, line: usize },
     #[error("{path} holds no key")]
     Empty { path: String },
+    #[error("nothing that is stored is called {name:?}")]
+    Resource { name: String },
     #[error("no random bytes are to be had")]
     Random,
     #[error(
@@ -121,17 +128,34 @@ impl Encryption {
         Ok(Encryption {
             keys,
             random: SystemRandom::new(),
+            sealed: vec![SECRETS.to_owned()],
         })
     }
 
+    /// Seals these resources (`secrets`, `configmaps`, `leases.coordination.k8s.io`) and no others. What was sealed
+    /// before is still opened, and stays sealed until it is written the next time. Secrets always are.
+    pub fn with_resources(mut self, resources: &[String]) -> Result<Encryption, EncryptionError> {
+        for name in resources {
+            let (plural, group) = name.split_once('.').unwrap_or((name, ""));
+            let found = Registry::builtin()
+                .by_resource(group, plural)
+                .and_then(|resource| store_prefix(&resource.storage));
+            let prefix = found.ok_or_else(|| EncryptionError::Resource { name: name.clone() })?;
+            if !self.sealed.contains(&prefix) {
+                self.sealed.push(prefix);
+            }
+        }
+        Ok(self)
+    }
+
     /// The prefixes of the store keys whose values are sealed.
-    pub fn prefixes() -> &'static [&'static str] {
-        &SEALED
+    pub fn prefixes(&self) -> &[String] {
+        &self.sealed
     }
 
     /// Whether values at this store key are sealed.
-    pub fn covers(key: &[u8]) -> bool {
-        SEALED
+    pub fn covers(&self, key: &[u8]) -> bool {
+        self.sealed
             .iter()
             .any(|prefix| key.starts_with(prefix.as_bytes()))
     }

@@ -2,7 +2,7 @@
 
 use kernelet_store::{Compare, Op, Put, Range, Txn};
 
-use super::{Encryption, SealedStore};
+use super::SealedStore;
 
 /// Values that are read at once.
 const PAGE: usize = 128;
@@ -14,8 +14,8 @@ pub async fn reseal(store: &SealedStore) -> usize {
     let Some(keys) = store.keys().cloned() else {
         return 0;
     };
-    for prefix in Encryption::prefixes() {
-        let range = Range::prefix(*prefix).limit(PAGE);
+    for prefix in keys.prefixes() {
+        let range = Range::prefix(prefix.clone()).limit(PAGE);
         let mut next = range.clone();
         loop {
             let page = match store.range_sealed(next.clone()).await {

@@ -129,9 +129,8 @@ impl SealedWatcher {
 }
 
 fn open(keys: &Encryption, kv: &mut KeyValue) -> Result<(), super::EncryptionError> {
-    if Encryption::covers(&kv.key)
-        && let Some(plain) = keys.open(&kv.key, &kv.value)?
-    {
+    // Whatever is sealed is opened: the list of what is to be may have been longer once.
+    if let Some(plain) = keys.open(&kv.key, &kv.value)? {
         kv.value = plain.into();
     }
     Ok(())
@@ -139,7 +138,7 @@ fn open(keys: &Encryption, kv: &mut KeyValue) -> Result<(), super::EncryptionErr
 
 fn seal(keys: &Encryption, op: &mut Op) -> Result<(), StoreError> {
     if let Op::Put(put) = op
-        && Encryption::covers(&put.key)
+        && keys.covers(&put.key)
     {
         let sealed = keys
             .seal(&put.key, &put.value)

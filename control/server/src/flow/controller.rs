@@ -176,7 +176,7 @@ async fn note_reference(state: &Arc<State>, schema: &Value, levels: &[Value]) {
         dry_run: DryRun::No,
         manager: "api-priority-and-fairness-config-consumer-v1".to_owned(),
         pipeline: Pipeline::Full,
-        warnings: None,
+        notes: None,
     };
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let change = |old: &Value| {

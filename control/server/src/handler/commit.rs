@@ -25,9 +25,9 @@ impl Request<'_> {
     {
         // Whoever isn't told may still have done something with the object.
         let told = about();
-        if let Some(warnings) = self.warnings {
-            let mut warnings = warnings.lock().unwrap_or_else(PoisonError::into_inner);
-            warnings.extend(told);
+        if let Some(notes) = self.notes {
+            let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
+            notes.warnings.extend(told);
         }
     }
 

@@ -66,22 +66,9 @@ fn options(call: &Call) -> Result<String, ApiError> {
             ));
         }
     }
-    match query.non_empty("stream") {
-        None | Some("All") => {}
-        Some(one @ ("Stdout" | "Stderr")) => {
-            if integer(query, "tailLines")?.is_some() {
-                errors.push(FieldError::forbidden(
-                    "",
-                    "`tailLines` and specific `stream` are mutually exclusive for now",
-                ));
-            }
-            pairs.push(("stream", one.to_owned()));
-        }
-        Some(other) => errors.push(FieldError::not_supported(
-            "stream",
-            other,
-            &["All", "Stderr", "Stdout"],
-        )),
+    // Behind the gate PodLogsQuerySplitStreams, which is off by default in 1.35.
+    if query.get("stream").is_some() {
+        errors.push(FieldError::forbidden("stream", "may not be specified"));
     }
     if !errors.is_empty() {
         let name = &call.target.name;

@@ -16,6 +16,7 @@ mod container;
 mod continuation;
 mod delete;
 mod log;
+mod notes;
 mod patch;
 mod reviews;
 mod subresource;
@@ -23,6 +24,7 @@ mod table;
 mod watch;
 mod write;
 
+pub use notes::Notes;
 pub use read::store_error;
 pub use select::labels_match;
 pub use write::{Pipeline, Request as WriteRequest, Written};
@@ -67,7 +69,7 @@ pub struct Call {
     pub body: Bytes,
     /// The connection itself, for the sessions that take it over. In process there is none.
     pub upgrade: Option<OnUpgrade>,
-    pub warnings: Mutex<Vec<String>>,
+    pub notes: Mutex<Notes>,
     /// How the request is counted.
     pub labels: RequestLabels,
 }
@@ -125,10 +127,8 @@ impl Call {
     }
 
     pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
-        self.warnings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(warnings);
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.warnings.extend(warnings);
     }
 
     /// The body as an object of the kind `expected`; warnings are noted.
@@ -198,7 +198,8 @@ impl Call {
                 respond::bytes(status, output.content_type(), view.protobuf(object, form)?)
             }
             (form, Format::Json) if !output.pretty => {
-                respond::bytes(status, output.content_type(), view.json(object, form)?)
+                let line = respond::line(&view.json(object, form)?);
+                respond::bytes(status, output.content_type(), line)
             }
             (Form::Metadata(version), _) => respond::value(
                 &view.schema,

@@ -19,7 +19,7 @@ use kernelet_store::{Compare, LeaseId, Op, Put, Range, Revision, Txn};
 use rand::RngExt;
 
 use super::{
-    Call, Failure,
+    Call, Failure, Notes,
     commit::live_of,
     params::{DryRun, WriteOptions},
     read::{now_text, store_error},
@@ -52,7 +52,7 @@ pub struct Request<'a> {
     pub manager: String,
     pub pipeline: Pipeline,
     /// Where what the client should be told is noted; nowhere, for what the server does by itself.
-    pub warnings: Option<&'a Mutex<Vec<String>>>,
+    pub notes: Option<&'a Mutex<Notes>>,
 }
 
 /// How much of the pipeline a write goes through.
@@ -123,7 +123,7 @@ impl<'a> Request<'a> {
             dry_run: options.dry_run,
             manager: call.manager(&options.field_manager),
             pipeline: Pipeline::Full,
-            warnings: Some(&call.warnings),
+            notes: Some(&call.notes),
         }
     }
 
@@ -146,7 +146,7 @@ impl<'a> Request<'a> {
             resource: &self.served.resource,
             subresource: self.subresource.unwrap_or_default(),
             namespace: self.namespace,
-            warnings: self.warnings,
+            notes: self.notes,
         }
     }
 

@@ -51,17 +51,27 @@ pub fn value(
             output.content_type(),
             serde_json::to_vec_pretty(value).expect("a tree of JSON values has a JSON form"),
         ),
-        Format::Json => bytes(status, output.content_type(), codec::encode_json(value)),
+        Format::Json => bytes(status, output.content_type(), json_line(value)),
         Format::Yaml => bytes(status, output.content_type(), codec::encode_yaml(value)),
         Format::Protobuf => match codec::encode_protobuf(schema, value) {
             Some(body) => bytes(status, output.content_type(), body),
-            None => bytes(
-                status,
-                Output::JSON.content_type(),
-                codec::encode_json(value),
-            ),
+            None => bytes(status, Output::JSON.content_type(), json_line(value)),
         },
     }
+}
+
+/// JSON as upstream's encoder ends it: with a line feed, unless it is pretty.
+pub fn line(json: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(json.len() + 1);
+    bytes.extend_from_slice(json);
+    bytes.push(b'\n');
+    bytes
+}
+
+fn json_line(value: &Value) -> Vec<u8> {
+    let mut bytes = codec::encode_json(value);
+    bytes.push(b'\n');
+    bytes
 }
 
 /// An error as the Status that clients expect.

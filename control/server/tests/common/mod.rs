@@ -63,6 +63,7 @@ impl TestServer {
             cluster_ca_pem: ca.cert_pem().to_owned(),
             encryption: None,
             audit: None,
+            pod_security: Default::default(),
         };
         change(&mut config);
         let server = Server::start_with(config, store.clone(), registry)

@@ -533,5 +533,6 @@ fn config(server: &TestServer) -> kernelet_server::ServerConfig {
         cluster_ca_pem: server.ca.cert_pem().to_owned(),
         encryption: None,
         audit: None,
+        pod_security: Default::default(),
     }
 }

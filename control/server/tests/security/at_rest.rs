@@ -74,6 +74,7 @@ async fn second(
         cluster_ca_pem: server.ca.cert_pem().to_owned(),
         encryption,
         audit: None,
+        pod_security: Default::default(),
     };
     Server::start(config, server.store.clone()).await
 }
@@ -158,6 +159,41 @@ async fn what_was_plain_or_sealed_with_an_old_key_is_sealed_anew_at_the_next_sta
         value(&api.get(&format!("{SECRETS}/a")).await.ok()),
         "once-plain"
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn more_than_secrets_may_be_sealed_and_is_read_when_it_no_longer_is() {
+    const PATH: &str = "/api/v1/namespaces/default/configmaps";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys");
+    let wanted = [
+        "configmaps".to_owned(),
+        "leases.coordination.k8s.io".to_owned(),
+    ];
+    let more = Encryption::load_or_create(&path).unwrap();
+    let server = start(Some(Arc::new(more.with_resources(&wanted).unwrap()))).await;
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": "said-quietly"}});
+    let made = server.admin().post(PATH, &config).await.ok();
+    assert_eq!(made["data"]["k"], "said-quietly");
+    assert!(!holds(&on_disk(&server), b"said-quietly"));
+    // A server that seals Secrets alone reads it, and leaves what is written plain.
+    let fewer = second(&server, Some(keys(&path))).await.unwrap();
+    let api = Api::new(fewer.service(UserInfo::admin()));
+    let read = api.get(&format!("{PATH}/c")).await.ok();
+    assert_eq!(read["data"]["k"], "said-quietly");
+    let patch = json!({"data": {"k": "said-openly"}});
+    api.patch(&format!("{PATH}/c"), "merge", &patch).await.ok();
+    assert!(holds(&on_disk(&server), b"said-openly"));
+    for unknown in [
+        "secret",
+        "configmaps.apps",
+        "selfsubjectreviews.authentication.k8s.io",
+    ] {
+        let keys = Encryption::load_or_create(&path).unwrap();
+        let error = keys.with_resources(&[unknown.to_owned()]).unwrap_err();
+        assert!(error.to_string().contains(unknown), "{error}");
+    }
     server.stop().await;
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use http::Method;
 use kernelet_api::Registry;
-use kernelet_server::{AuditConfig, AuditFile, AuditPolicy, UserInfo};
+use kernelet_server::{AuditConfig, AuditFile, AuditPolicy, PodSecurityConfig, UserInfo};
 use serde_json::{Value, json};
 
 use crate::common::TestServer;
@@ -16,11 +16,16 @@ struct Audited {
 }
 
 async fn start(policy: AuditPolicy) -> Audited {
+    start_with(policy, PodSecurityConfig::default()).await
+}
+
+async fn start_with(policy: AuditPolicy, pod_security: PodSecurityConfig) -> Audited {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.log");
     let file = AuditFile::new(path.clone());
     let server = TestServer::with(Registry::builtin().clone(), |config| {
         config.audit = Some(AuditConfig { policy, file });
+        config.pod_security = pod_security;
     })
     .await;
     Audited {
@@ -181,5 +186,105 @@ async fn a_policy_may_ask_for_bodies_but_never_gets_secrets() {
         !text.contains("left-out"),
         "what the policy leaves out was logged"
     );
+    audited.server.stop().await;
+}
+
+#[tokio::test]
+async fn what_pod_security_finds_is_annotated_and_whom_it_exempts() {
+    let config = PodSecurityConfig::parse(
+        "apiVersion: pod-security.admission.config.k8s.io/v1\nkind: PodSecurityConfiguration\n\
+         defaults: {audit: restricted}\n\
+         exemptions: {usernames: [ann], namespaces: [tools], runtimeClasses: []}\n",
+        std::path::Path::new("."),
+    )
+    .unwrap();
+    let audited = start_with(AuditPolicy::standard(), config).await;
+    let admin = audited.server.admin();
+    let annotation = |event: &Value, key: &str| {
+        let key = format!("pod-security.kubernetes.io/{key}");
+        event["annotations"][key].as_str().map(str::to_owned)
+    };
+    for (name, labels) in [
+        ("plain", json!({})),
+        (
+            "strict",
+            json!({"pod-security.kubernetes.io/enforce": "baseline"}),
+        ),
+        (
+            "tools",
+            json!({"pod-security.kubernetes.io/enforce": "restricted"}),
+        ),
+    ] {
+        let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        let made = admin.post("/api/v1/namespaces", &space).await;
+        let warned = made
+            .headers
+            .get("warning")
+            .map(|text| text.to_str().unwrap().to_owned());
+        let expected = (name == "tools").then(|| {
+            "299 - \"namespace \\\"tools\\\" is exempt from Pod Security, and the policy (enforce=restricted:latest) will be ignored\"".to_owned()
+        });
+        assert_eq!(warned, expected, "{name}");
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        let path = format!("/api/v1/namespaces/{name}/serviceaccounts");
+        admin.post(&path, &account).await.ok();
+    }
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {
+        "hostNetwork": true, "containers": [{"name": "c", "image": "x"}]}});
+    let ann = audited.server.api(UserInfo::new("ann", ["system:masters"]));
+    let said =
+        "would violate PodSecurity \"restricted:latest\": host namespaces (hostNetwork=true), ";
+    for (id, api, space, code, enforced, violations, exempt) in [
+        (
+            "plain",
+            &admin,
+            "plain",
+            201,
+            Some("privileged:latest"),
+            true,
+            None,
+        ),
+        (
+            "strict",
+            &admin,
+            "strict",
+            403,
+            Some("baseline:latest"),
+            true,
+            None,
+        ),
+        ("user", &ann, "strict", 201, None, false, Some("user")),
+        (
+            "space",
+            &admin,
+            "tools",
+            201,
+            None,
+            false,
+            Some("namespace"),
+        ),
+    ] {
+        let path = format!("/api/v1/namespaces/{space}/pods");
+        let headers = [JSON, ("audit-id", id)];
+        let answer = api
+            .raw(Method::POST, &path, &headers, pod.to_string())
+            .await;
+        assert_eq!(answer.status.as_u16(), code, "{id}");
+        let event = audited.events(id, 1).await.remove(0);
+        assert_eq!(
+            annotation(&event, "enforce-policy").as_deref(),
+            enforced,
+            "{id}"
+        );
+        let told = annotation(&event, "audit-violations");
+        assert_eq!(
+            told.is_some_and(|told| told.starts_with(said)),
+            violations,
+            "{id}"
+        );
+        assert_eq!(annotation(&event, "exempt").as_deref(), exempt, "{id}");
+        assert!(event["annotations"]["authorization.k8s.io/decision"] == "allow");
+    }
     audited.server.stop().await;
 }

@@ -74,7 +74,7 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
             resource: &call.served.resource,
             subresource: "eviction",
             namespace,
-            warnings: Some(&call.warnings),
+            notes: Some(&call.notes),
         }
         .restrict_node(&tree, None)?;
         let verdict = match ignores_budgets(&tree) {

@@ -49,7 +49,7 @@ pub async fn create(call: &Call) -> Result<Response<ResponseBody>, Failure> {
         resource: &call.served.resource,
         subresource: "token",
         namespace,
-        warnings: Some(&call.warnings),
+        notes: Some(&call.notes),
     }
     .validate(&request, None)
     .await?;
