@@ -62,7 +62,7 @@ MASKS = [
     # Hash of a template and what is random after it.
     (rf"-{SAFE}{{6,10}}-{SAFE}{{5}}\b", "-<hash>-<random>"),
     (rf"-{SAFE}{{8,10}}\b", "-<hash>"),
-    (rf"(pod-template-hash(=|: |\": ?\"))\w+", r"\1<hash>"),
+    (rf"((?:pod-template|controller-revision)-hash(=|: |\": ?\"))\w+", r"\1<hash>"),
     (rf"\b((?:keep|made|web)-){SAFE}{{5}}\b", r"\1<random>"),
     (rf"\b(web-){SAFE}{{6,10}}\b", r"\1<hash>"),
     (r"\.[0-9a-f]{14,16}\b", ".<random>"),
@@ -163,7 +163,7 @@ class Cluster:
 
 
 # No node ends these pods; what makes new ones goes first.
-CLEAR = ("kubectl delete deployments,replicasets --all; "
+CLEAR = ("kubectl delete deployments,replicasets,daemonsets,replicationcontrollers --all; "
          'until [ -z "$(kubectl get pods -o name)" ]; do kubectl delete pods --all --force; done; '
          "kubectl delete namespace %s --ignore-not-found --wait=%s")
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
-        core::v1::Pod,
+        core::v1::{Pod, ReplicationController},
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
     },
     apimachinery::pkg::{
@@ -33,6 +33,7 @@ struct Controller {
     pods: Shared<Pod>,
     sets: Shared<ReplicaSet>,
     deployments: Shared<Deployment>,
+    controllers: Shared<ReplicationController>,
     recorder: Recorder,
 }
 
@@ -41,6 +42,7 @@ pub(crate) async fn run(context: Context) {
     let pods = context.informers.all::<Pod>();
     let sets = context.informers.all::<ReplicaSet>();
     let deployments = context.informers.all::<Deployment>();
+    let controllers = context.informers.all::<ReplicationController>();
     let queue: Queue<ObjectKey> = Queue::default();
     let controller = Arc::new(Controller {
         client: context.client.clone(),
@@ -48,6 +50,7 @@ pub(crate) async fn run(context: Context) {
         pods: pods.clone(),
         sets: sets.clone(),
         deployments: deployments.clone(),
+        controllers: controllers.clone(),
         recorder: Recorder::new(context.client, "controllermanager", None),
     });
     let budget_queue = queue.clone();
@@ -85,10 +88,21 @@ pub(crate) async fn run(context: Context) {
             }
         }
     });
+    let (of_controllers, controller_queue) = (budgets.clone(), queue.clone());
+    controllers.on_change_until(&context.shutdown, move |change| {
+        let size = |rc: &ReplicationController| rc.spec.as_ref().and_then(|spec| spec.replicas);
+        if change.old().map(|rc| size(rc)) != change.new().map(|rc| size(rc)) {
+            let namespace = change.object().namespace().unwrap_or_default();
+            for budget in of_controllers.list_in(&namespace) {
+                controller_queue.add(ObjectKey::of(&*budget));
+            }
+        }
+    });
     budgets.wait_until_synced().await;
     pods.wait_until_synced().await;
     sets.wait_until_synced().await;
     deployments.wait_until_synced().await;
+    controllers.wait_until_synced().await;
     reconcile_all("disruption", queue, 2, context.shutdown, move |key| {
         let controller = controller.clone();
         async move { controller.reconcile(&key).await }
@@ -355,8 +369,24 @@ impl Controller {
                 *unmanaged = true;
                 continue;
             };
-            if owner.kind != "ReplicaSet" {
-                return Err(format!("found no controllers for pod \"{name}\""));
+            match owner.kind.as_str() {
+                "ReplicaSet" => {}
+                "ReplicationController" => {
+                    let controller = self.controllers.get(&namespace, &owner.name);
+                    let spec = controller
+                        .filter(|rc| rc.metadata.uid.as_ref() == Some(&owner.uid))
+                        .and_then(|rc| rc.spec.clone());
+                    if let Some(spec) = spec {
+                        wanted.insert(owner.uid.clone(), spec.replicas.unwrap_or(1));
+                    }
+                    continue;
+                }
+                "DaemonSet" => {
+                    return Err(
+                        "daemonsets.apps does not implement the scale subresource".to_owned()
+                    );
+                }
+                _ => return Err(format!("found no controllers for pod \"{name}\"")),
             }
             let set = self
                 .sets
