@@ -5,7 +5,8 @@
 #   ./test.sh quick           format, clippy, layers, unit tests
 #   ./test.sh root [FILTER]   the tests that need root (a nextest filter narrows them)
 #   ./test.sh kubectl         kubectl's commands, beside a stock control plane's answers
-#   ./test.sh vm              the VM tier
+#   ./test.sh interop [TOOL…] podman, buildah, containerd, Docker and conmon with kernelet-oci as their runtime
+#   ./test.sh vm              the VM tier, and the Vagrantfile
 set -uo pipefail
 cd "$(dirname "$0")"
 . tests/install.sh
@@ -81,6 +82,12 @@ fault_build() {
   CARGO_PROFILE_DEV_DEBUG=0 check fault-build cargo build --locked -p kernelet --features fault-points --target-dir target/faults
 }
 
+# kernelet-oci, out of which tests of escapes take single defences.
+weakened_build() {
+  export KERNELET_OCI_WEAKENED=$PWD/target/faults/debug/kernelet-oci
+  CARGO_PROFILE_DEV_DEBUG=0 check weakened-build cargo build --locked -p kernelet-oci --features weakened --target-dir target/faults
+}
+
 release() { check release-build release_programs; }
 
 root_tier() {
@@ -107,6 +114,28 @@ python_tier() {
   check python-client tests/python/run.sh
 }
 
+# Other people's tools over kernelet-oci (tests/interop): each case is a check, each that can't hold here a named skip.
+interop_tier() {
+  if [ "$(id -u)" != 0 ]; then note_skip interop-tier "it needs root"; return; fi
+  local row began=$SECONDS
+  tests/interop/run.sh "$@" >"$logs/interop.log" 2>&1
+  while read -r row; do
+    case $row in
+      PASS\ *) passed=$((passed + 1)) ;;
+      FAIL\ *) note_fail "interop ${row#FAIL }" ;;
+      SKIP\ *) row=${row#SKIP }; note_skip "interop ${row%: *}" "${row##*: }" ;;
+    esac
+  done <"$logs/interop.log"
+  printf 'interop: %s passed, %s failed (%d s)\n' "$(grep -c '^PASS' "$logs/interop.log")" "$(grep -c '^FAIL' "$logs/interop.log")" "$((SECONDS - began))"
+  grep -q '^PASS' "$logs/interop.log" || { tail -20 "$logs/interop.log"; note_fail "interop (did not run)"; }
+}
+
+# The Vagrantfile is for people; what can be checked without a hypervisor is that vagrant understands it.
+vagrantfile() {
+  if ! packages vagrant:vagrant; then note_skip vagrantfile "vagrant cannot be installed"; return; fi
+  check vagrantfile env VAGRANT_CWD=vagrant VAGRANT_HOME="$cache/vagrant" vagrant validate --ignore-provider
+}
+
 vm_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip vm-tier "it needs root to build the guest's root"; return; fi
   local set binaries carried scope=(--workspace)
@@ -128,7 +157,8 @@ build_tools || exit 2
 nextest_tool || exit 2
 if [ "$what" = all ] || [ "$what" = root ]; then
   packages busybox:busybox-static ip:iproute2 nft:nftables nsenter:util-linux runc:runc crun:crun strace:strace \
-    etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 musl-gcc:musl-tools tmux:tmux || true
+    etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 musl-gcc:musl-tools tmux:tmux vi:vim-tiny \
+    docker-registry:docker-registry skopeo:skopeo openssl:openssl || true
   kubectl_tool || note_skip kubectl "no kubectl 1.31 or newer can be had"
   prometheus_tool || note_skip prometheus "Debian 12's package cannot be fetched"
 fi
@@ -140,24 +170,28 @@ esac
 case $what in
   quick) quick ;;
   root)
-    release; fault_build; root_tier "${2:-}"
+    release; fault_build; weakened_build; root_tier "${2:-}"
     [ -n "${2:-}" ] || kubectl_tier
     ;;
   kubectl) release; kubectl_tier ;;
-  vm) release; vm_tier ;;
+  interop) release; shift; interop_tier "$@" ;;
+  vm) release; vagrantfile; vm_tier ;;
   all)
     before=$(traces)
     quick
     release
     fault_build
+    weakened_build
     root_tier ""
     kubectl_tier
     python_tier
+    interop_tier
+    vagrantfile
     vm_tier
     after=$(traces)
     if [ "$before" = "$after" ]; then note_pass nothing-left-behind; else diff <(echo "$before") <(echo "$after"); note_fail nothing-left-behind; fi
     ;;
-  *) echo "usage: ./test.sh [quick | root [FILTER] | kubectl | vm]" >&2; exit 2 ;;
+  *) echo "usage: ./test.sh [quick | root [FILTER] | kubectl | interop [TOOL…] | vm]" >&2; exit 2 ;;
 esac
 
 echo

@@ -152,3 +152,15 @@ prometheus_tool() {
   rm -rf "$root"
   return $code
 }
+
+# The tools that tests/interop runs kernelet-oci under. Engines that would start a daemon, and change the machine's
+# network, on being installed are unpacked instead.
+interop_tools() {
+  packages podman:podman conmon:conmon buildah:buildah catatonit:catatonit newuidmap:uidmap fuse-overlayfs:fuse-overlayfs skopeo:skopeo \
+    runc:runc crun:crun busybox:busybox-static python3:python3 script:bsdutils jq:jq || true
+  export KERNELET_ENGINES="$cache/engines"
+  [ -x "$KERNELET_ENGINES/usr/sbin/dockerd" ] && return 0
+  packages /usr/lib/x86_64-linux-gnu/libdevmapper.so.1.02.1:libdevmapper1.02.1 tini:tini || true
+  local suite; suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
+  debian_package "$suite" docker.io "$KERNELET_ENGINES" && debian_package "$suite" containerd "$KERNELET_ENGINES"
+}
