@@ -96,3 +96,54 @@ fn a_wrong_edge_is_found() {
         &["kernelet-new is not in edges.toml"],
     );
 }
+
+/// What weakens a program, or kills it at a step, is for tests: no crate has it by default, and no crate's dependency
+/// on another turns it on but by a feature of the same name.
+#[test]
+fn what_only_tests_may_have_is_never_a_default() {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--offline",
+        ])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .output()
+        .expect("cargo metadata runs");
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    let of_tests = ["weakened", "fault-points"];
+    let mut found = 0;
+    for package in metadata["packages"].as_array().expect("packages") {
+        let name = package["name"].as_str().expect("a name");
+        let features = package["features"].as_object().expect("features");
+        for (feature, turns_on) in features {
+            let words: Vec<&str> = turns_on
+                .as_array()
+                .expect("a list")
+                .iter()
+                .filter_map(|word| word.as_str())
+                .collect();
+            for test in of_tests {
+                found += u32::from(feature == test);
+                let on = words
+                    .iter()
+                    .any(|word| *word == test || word.ends_with(&format!("/{test}")));
+                assert!(
+                    !on || feature == test,
+                    "{name}'s feature {feature} turns {test} on"
+                );
+            }
+        }
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let on = dependency["features"].as_array().expect("features");
+            let on = on
+                .iter()
+                .any(|word| of_tests.contains(&word.as_str().unwrap_or_default()));
+            assert!(!on, "{name} depends on {} with it", dependency["name"]);
+        }
+    }
+    assert!(found >= 5, "{found} features found");
+}
