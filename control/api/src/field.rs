@@ -219,11 +219,14 @@ impl Path {
     }
 
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() {
-            Self(name.to_owned())
-        } else {
-            Self(format!("{}.{name}", self.0))
+        // Validation asks for the path of every field it looks at: this is no place for `format!`.
+        let mut path = String::with_capacity(self.0.len() + 1 + name.len());
+        if !self.0.is_empty() {
+            path.push_str(&self.0);
+            path.push('.');
         }
+        path.push_str(name);
+        Self(path)
     }
 
     pub fn index(&self, i: usize) -> Self {

@@ -4,8 +4,9 @@
 //! (a test kind, a CRD) and leaves the built-in one untouched.
 
 use crate::{Value, names::Gvk};
+use hashbrown::HashMap;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
 };
 

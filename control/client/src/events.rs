@@ -14,11 +14,10 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams, PostParams},
 };
-use std::{sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, mpsc};
+use std::time::Duration;
+use tokio::sync::mpsc;
 
 const QUEUED: usize = 8192;
-const SENT_AT_ONCE: usize = 4;
 const TRIES: u32 = 12;
 const BETWEEN_TRIES: Duration = Duration::from_secs(10);
 
@@ -140,22 +139,15 @@ pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     }
 }
 
-/// Sends several at once: behind a burst of bindings, events one by one would fall far behind. An
-/// increment that overtakes its event finds nothing to raise and creates it with the right count.
+/// Sends one after the other, as upstream's recorders do: behind a burst of bindings, events wait in the queue instead
+/// of taking the server's time from the bindings.
 async fn send_all(client: Client, mut events: mpsc::Receiver<Event>) {
     let mut correlator = Correlator::default();
-    let slots = Arc::new(Semaphore::new(SENT_AT_ONCE));
     while let Some(event) = events.recv().await {
         let send = correlator.take(event, Timestamp::now());
-        if send == Send::Drop {
-            continue;
-        }
-        let permit = slots.clone().acquire_owned().await;
-        let client = client.clone();
-        tokio::spawn(async move {
-            let _permit = permit;
+        if send != Send::Drop {
             send_persistently(&client, &send).await;
-        });
+        }
     }
 }
 

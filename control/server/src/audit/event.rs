@@ -1,6 +1,6 @@
 //! What is known of a request, and the Event made of it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, header, request::Parts};
@@ -10,7 +10,8 @@ use kernelet_api::{
     codec::{self, FieldValidation, Format},
 };
 use kernelet_pki::RemoteAddr;
-use serde_json::{Map, json};
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use super::{Level, Stage};
 use crate::{body::ResponseBody, request::RequestInfo, state::State, user::UserInfo};
@@ -71,29 +72,133 @@ impl Trail {
     }
 }
 
-/// An Event, but for the stage.
+/// An Event, but for the stage. It is written as a line straight from what the request left behind: nothing else is
+/// made for every request, and read by nobody, so often.
 pub struct Event {
-    fields: Map<String, Value>,
+    trail: Trail,
     level: Level,
     omit_managed_fields: bool,
+    uri: String,
+    verb: String,
+    source: Option<IpAddr>,
+    agent: Option<String>,
+    request: Option<Value>,
+    response: Option<Value>,
+    status: Option<Value>,
 }
 
-fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+/// The Event as upstream's audit.k8s.io/v1 has it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    level: &'static str,
+    #[serde(rename = "auditID")]
+    audit_id: &'a str,
+    stage: &'static str,
+    #[serde(rename = "requestURI")]
+    request_uri: &'a str,
+    verb: &'a str,
+    user: User<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    impersonated_user: Option<User<'a>>,
+    #[serde(rename = "sourceIPs", skip_serializing_if = "Option::is_none")]
+    source_ips: Option<[IpAddr; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object_ref: Option<ObjectRef<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_status: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_object: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_object: Option<&'a Value>,
+    request_received_timestamp: Micros,
+    stage_timestamp: Micros,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<Annotations<'a>>,
 }
 
-fn user_value(user: &UserInfo) -> Value {
-    let mut value = json!({"username": user.name});
-    if !user.uid.is_empty() {
-        value["uid"] = user.uid.as_str().into();
+#[derive(Default, Serialize)]
+struct User<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    username: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    uid: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    groups: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra: Option<&'a BTreeMap<String, Vec<String>>>,
+}
+
+impl<'a> User<'a> {
+    fn of(user: &'a Arc<UserInfo>) -> User<'a> {
+        User {
+            username: &user.name,
+            uid: &user.uid,
+            groups: &user.groups,
+            extra: Some(&user.extra).filter(|extra| !extra.is_empty()),
+        }
     }
-    if !user.groups.is_empty() {
-        value["groups"] = json!(user.groups);
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ObjectRef<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    resource: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    namespace: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    api_group: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    api_version: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    subresource: &'a str,
+}
+
+#[derive(Serialize)]
+struct Annotations<'a> {
+    #[serde(
+        rename = "authorization.k8s.io/decision",
+        skip_serializing_if = "Option::is_none"
+    )]
+    decision: Option<&'static str>,
+    #[serde(
+        rename = "authorization.k8s.io/reason",
+        skip_serializing_if = "Option::is_none"
+    )]
+    reason: Option<&'a str>,
+    /// Admission's.
+    #[serde(flatten)]
+    others: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Annotations<'a> {
+    fn of(trail: &'a Trail) -> Option<Annotations<'a>> {
+        let decision = trail.decision.as_ref();
+        if decision.is_none() && trail.annotations.is_empty() {
+            return None;
+        }
+        Some(Annotations {
+            decision: decision.map(|(allowed, _)| if *allowed { "allow" } else { "forbid" }),
+            reason: decision.map(|(_, reason)| reason.as_str()),
+            others: &trail.annotations,
+        })
     }
-    if !user.extra.is_empty() {
-        value["extra"] = json!(user.extra);
+}
+
+/// A time with six digits of the second, as upstream's MicroTime.
+struct Micros(Timestamp);
+
+impl Serialize for Micros {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:.6}", self.0))
     }
-    value
 }
 
 fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
@@ -113,77 +218,36 @@ impl Event {
         } else {
             level
         };
-        let mut fields = Map::new();
-        let mut set = |key: &str, value: Value| fields.insert(key.to_owned(), value);
-        set("kind", "Event".into());
-        set("apiVersion", "audit.k8s.io/v1".into());
-        set("level", level.name().into());
         let uri = parts.uri.path_and_query().map_or("", |uri| uri.as_str());
-        set("requestURI", uri.into());
         let verb = match trail.verb() {
             "" => parts.method.as_str().to_ascii_lowercase(),
             verb => verb.to_owned(),
         };
-        set("verb", verb.into());
-        set(
-            "user",
-            trail.user.as_deref().map_or_else(|| json!({}), user_value),
-        );
-        if let Some(other) = &trail.impersonated {
-            set("impersonatedUser", user_value(other));
-        }
-        if let Some(address) = parts.extensions.get::<RemoteAddr>() {
-            set("sourceIPs", json!([address.0.ip().to_string()]));
-        }
-        if let Some(agent) = text(&parts.headers, header::USER_AGENT) {
-            set("userAgent", agent.into());
-        }
-        if let Some(target) = trail.info.as_ref().and_then(|info| info.resource.as_ref()) {
-            let mut object = Map::new();
-            for (key, value) in [
-                ("resource", &target.gvr.resource),
-                ("namespace", &target.namespace),
-                ("name", &target.name),
-                ("apiGroup", &target.gvr.group),
-                ("apiVersion", &target.gvr.version),
-                ("subresource", &target.subresource),
-            ] {
-                if !value.is_empty() {
-                    object.insert(key.to_owned(), value.as_str().into());
-                }
-            }
-            set("objectRef", object.into());
-        }
-        set("requestReceivedTimestamp", time(trail.received).into());
-        let mut annotations = trail.annotations;
-        if let Some((allowed, reason)) = trail.decision {
-            let decision = if allowed { "allow" } else { "forbid" };
-            annotations.insert(
-                "authorization.k8s.io/decision".to_owned(),
-                decision.to_owned(),
-            );
-            annotations.insert("authorization.k8s.io/reason".to_owned(), reason);
-        }
-        if !annotations.is_empty() {
-            set("annotations", json!(annotations));
-        }
-        set("auditID", trail.id.into());
+        let source = parts.extensions.get::<RemoteAddr>();
         let mut event = Event {
-            fields,
             level,
             omit_managed_fields,
+            uri: uri.to_owned(),
+            verb,
+            source: source.map(|address| address.0.ip()),
+            agent: text(&parts.headers, header::USER_AGENT).map(str::to_owned),
+            request: None,
+            response: None,
+            status: None,
+            trail,
         };
-        if level >= Level::Request && !trail.body.is_empty() {
-            let body = object(state, &parts.headers, &trail.body);
-            event.set_object("requestObject", body);
+        if level >= Level::Request && !event.trail.body.is_empty() {
+            let body = object(state, &parts.headers, &event.trail.body);
+            event.request = event.told(body);
         }
+        // It may be a watch's, which lives long.
+        event.trail.body = Bytes::new();
         event
     }
 
-    fn set_object(&mut self, key: &str, object: Option<Value>) {
-        let Some(mut object) = object else {
-            return;
-        };
+    /// An object as the log has it.
+    fn told(&self, object: Option<Value>) -> Option<Value> {
+        let mut object = object?;
         if self.omit_managed_fields {
             let items = object.get_mut("items").and_then(Value::as_array_mut);
             for item in items.into_iter().flatten() {
@@ -191,7 +255,7 @@ impl Event {
             }
             without_managed_fields(&mut object);
         }
-        self.fields.insert(key.to_owned(), object);
+        Some(object)
     }
 
     /// Adds how it went.
@@ -211,26 +275,48 @@ impl Event {
                     }
                 }
             }
-            object if self.level >= Level::RequestResponse => {
-                self.set_object("responseObject", object);
-            }
+            object if self.level >= Level::RequestResponse => self.response = self.told(object),
             _ => {}
         }
-        self.fields.insert("responseStatus".to_owned(), status);
+        self.status = Some(status);
     }
 
     /// The Event as a line.
     pub fn line(&self, stage: Stage) -> Vec<u8> {
-        let mut fields = self.fields.clone();
-        fields.insert("stage".to_owned(), stage.name().into());
-        fields.insert("stageTimestamp".to_owned(), time(Timestamp::now()).into());
-        if stage == Stage::RequestReceived {
-            fields.remove("responseStatus");
-            fields.remove("annotations");
-        }
-        let mut line = codec::encode_json(&Value::Object(fields));
-        line.push(b'\n');
-        line
+        let trail = &self.trail;
+        let target = trail.info.as_ref().and_then(|info| info.resource.as_ref());
+        let judged = stage != Stage::RequestReceived;
+        let line = Line {
+            kind: "Event",
+            api_version: "audit.k8s.io/v1",
+            level: self.level.name(),
+            audit_id: &trail.id,
+            stage: stage.name(),
+            request_uri: &self.uri,
+            verb: &self.verb,
+            user: trail.user.as_ref().map(User::of).unwrap_or_default(),
+            impersonated_user: trail.impersonated.as_ref().map(User::of),
+            source_ips: self.source.map(|source| [source]),
+            user_agent: self.agent.as_deref(),
+            object_ref: target.map(|target| ObjectRef {
+                resource: &target.gvr.resource,
+                namespace: &target.namespace,
+                name: &target.name,
+                api_group: &target.gvr.group,
+                api_version: &target.gvr.version,
+                subresource: &target.subresource,
+            }),
+            response_status: self.status.as_ref().filter(|_| judged),
+            request_object: self.request.as_ref(),
+            response_object: self.response.as_ref(),
+            request_received_timestamp: Micros(trail.received),
+            stage_timestamp: Micros(Timestamp::now()),
+            annotations: Annotations::of(trail).filter(|_| judged),
+        };
+        // Maps of texts and trees of values: nothing in it can fail to be written.
+        let mut text = serde_json::to_vec(&line).unwrap_or_default();
+        text.push(b'\n');
+        text
     }
 }
 
