@@ -15,14 +15,16 @@ use kernelet_sys::{
     seccomp::{self, Filter},
     terminal,
 };
-use nix::fcntl::OFlag;
+use nix::{errno::Errno, fcntl::OFlag};
 
 use crate::{
     CreateError, Descriptors, ErrorKind,
+    attributes::{self, Labels},
     error::During,
     filesystem,
     hooks::{InsideHooks, run_hooks},
     report::ChildEnd,
+    sources::open_sources,
     user::{self, User},
 };
 
@@ -60,6 +62,9 @@ fn become_container(
             ns::enter(descriptor.as_fd(), kind)?;
         }
     }
+    if let Some(time) = &d.joined.time {
+        ns::enter(time.as_fd(), ns::NEWTIME)?;
+    }
     match (&of.cgroup, &d.cgroup) {
         (NamespaceOf::New, _) => ns::unshare(ns::NEWCGROUP)?,
         (_, Some(descriptor)) => ns::enter(descriptor.as_fd(), ns::NEWCGROUP)?,
@@ -77,8 +82,20 @@ fn become_container(
     // A procfs nobody else sees, before the root is there: no image or volume can be in its way.
     // Afterwards the same becomes the container's own, which saves the kernel an instance.
     let own = filesystem::proc_to_share(plan);
-    if own.is_some() || !plan.sysctls.is_empty() || plan.process.oom_score_adj.is_some() {
+    // With a user namespace the parent has set it: from inside it can't be lowered.
+    let oom_score = match of.user {
+        NamespaceOf::Host => plan.process.oom_score_adj,
+        _ => None,
+    };
+    let attributes = &plan.process.attributes;
+    let mut labels = Labels::default();
+    if own.is_some()
+        || !plan.sysctls.is_empty()
+        || oom_score.is_some()
+        || Labels::wanted(attributes)
+    {
         let proc = mount::private_proc()?;
+        labels = Labels::open(attributes, proc.as_fd())?;
         #[cfg(feature = "weakened")]
         let sysctls = &match crate::weakened::root_proc() {
             true => Default::default(),
@@ -87,13 +104,22 @@ fn become_container(
         #[cfg(not(feature = "weakened"))]
         let sysctls = &plan.sysctls;
         apply_sysctls(sysctls, proc.as_fd())?;
-        set_oom_score(&plan.process, proc.as_fd())?;
+        set_oom_score(oom_score, proc.as_fd())?;
         if let Some((index, flags)) = own {
             mount::set_attributes(proc.as_fd(), flags, Propagation::Private)?;
             d.sources.insert(index, proc);
         }
     }
 
+    if d.joined.sources_in_child {
+        let sources = open_sources(plan)?;
+        d.root = sources.root;
+        d.sources.extend(sources.mounts);
+    }
+    if let Some(mount) = d.joined.mount.take() {
+        // After its sources were opened, which lie where the caller is.
+        ns::enter(mount.as_fd(), ns::NEWNS)?;
+    }
     let slash = fd::open(Path::new("/"), OFlag::O_PATH, 0)?;
     // Before the first mount: else it would show in the namespace this one is a copy of.
     mount::make_private(slash.as_fd())?;
@@ -118,6 +144,7 @@ fn become_container(
         // Last of the mounts: places for them were made in it.
         mount::set_read_only(d.root.as_fd())?;
     }
+    filesystem::finish_root(plan, d.root.as_fd())?;
     let root = fd::open(Path::new("/"), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
     let (control, stdio) = match terminal {
         Some((control, end)) => (Some(control), Stdio::Terminal(end)),
@@ -136,6 +163,13 @@ fn become_container(
         filter: d.filter.take(),
         preserve: d.preserve,
         hooks: d.hooks.take(),
+        labels,
+        limits: match of.user {
+            NamespaceOf::Host => Limits::Own,
+            _ => Limits::SetByParent,
+        },
+        cwd: MissingCwd::Made,
+        has_cpuset: plan.resources.cpuset_cpus.is_some(),
     };
     // Everything else of the runtime's goes now, the root's own descriptor first.
     drop(d);
@@ -150,6 +184,28 @@ pub(crate) struct Last {
     pub filter: Option<Filter>,
     pub preserve: u16,
     pub hooks: Option<InsideHooks>,
+    pub labels: Labels,
+    pub limits: Limits,
+    pub cwd: MissingCwd,
+    /// Whether the cgroup says on which CPUs it may run: then the kernel refuses some scheduling.
+    pub has_cpuset: bool,
+}
+
+/// Who sets a process's limits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limits {
+    Own,
+    /// Inside a user namespace they can't be raised any more.
+    SetByParent,
+}
+
+/// What becomes of a working directory that isn't there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MissingCwd {
+    /// A container's is made.
+    Made,
+    /// Who adds a process to a container gets an error.
+    Refused,
 }
 
 /// Where a process's first three descriptors come from.
@@ -184,6 +240,7 @@ fn isolate(line: &ChildEnd, d: &Descriptors) -> Result<(), CreateError> {
             .filter_map(|fd| fd.as_ref())
             .map(AsRawFd::as_raw_fd),
     );
+    keep.extend(d.joined.numbers());
     keep.extend(d.join.v1.iter().map(AsRawFd::as_raw_fd));
     keep.extend(
         d.hooks
@@ -208,15 +265,22 @@ fn apply_sysctls(
 
 /// One sysctl through a private procfs. In a name with slashes a dot is a dot (an interface `eth0.1`).
 pub fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), SysError> {
-    let path = match name.contains('/') {
+    // The first separator says which of the two is one.
+    let slashes = matches!(name.find(['.', '/']), Some(at) if name.as_bytes()[at] == b'/');
+    let swap = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    let path = match slashes {
         true => format!("sys/{name}"),
-        false => format!("sys/{}", name.replace('.', "/")),
+        false => format!("sys/{}", name.chars().map(swap).collect::<String>()),
     };
     fd::write_at(proc, &path, value)
 }
 
-pub(crate) fn set_oom_score(plan: &ProcessPlan, proc: BorrowedFd<'_>) -> Result<(), CreateError> {
-    match plan.oom_score_adj {
+pub(crate) fn set_oom_score(score: Option<i32>, proc: BorrowedFd<'_>) -> Result<(), CreateError> {
+    match score {
         Some(score) => Ok(fd::write_at(
             proc,
             "self/oom_score_adj",
@@ -254,22 +318,25 @@ pub(crate) fn open_terminal(in_root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd
 pub(crate) fn finish(
     plan: &ProcessPlan,
     root: OwnedFd,
-    last: Last,
+    mut last: Last,
     line: &ChildEnd,
 ) -> Result<Infallible, CreateError> {
     let user = user::resolve(root.as_fd(), &plan.user)?;
+    if let (Some(control), Some((rows, columns))) = (&last.control, plan.attributes.console_size) {
+        terminal::resize(control.as_fd(), rows, columns)?;
+    }
     place_stdio(&last.stdio, &user)?;
     fd::close_on_exec_from(preserved(last.preserve).end)?;
-    enter_working_directory(root.as_fd(), &plan.cwd)?;
-    drop(root);
-    for limit in &plan.rlimits {
-        process::set_rlimit(&limit.name, limit.soft, limit.hard)?;
+    let mut entered = enter_working_directory(root.as_fd(), &plan.cwd, last.cwd);
+    // While all rights are there.
+    attributes::apply(&plan.attributes, last.has_cpuset)?;
+    if last.limits == Limits::Own {
+        for limit in &plan.rlimits {
+            process::set_rlimit(&limit.name, limit.soft, limit.hard)?;
+        }
     }
     process::set_umask(plan.user.umask.unwrap_or(0o022));
-    let mut env = plan.env.clone();
-    if !env.iter().any(|var| var.starts_with("HOME=")) {
-        env.push(format!("HOME={}", user.home));
-    }
+    let env = user::environment(&plan.env, &user.home);
     let argv = process::c_strings(&plan.args)?;
     let envp = process::c_strings(&env)?;
     // The user changes before the command is looked up, so that its rights decide; permitted
@@ -278,9 +345,29 @@ pub(crate) fn finish(
     process::set_user(user.uid, user.gid, &user.groups)?;
     // Changing the user has made the process dumpable or not by a sysctl; this must not depend on it.
     process::set_not_dumpable()?;
+    // A folder of the user's that who runs the runtime may not enter (a network file system's, say).
+    if let Err(error) = &entered
+        && matches!(error.errno, Some(Errno::EACCES | Errno::EPERM))
+    {
+        entered = enter_working_directory(root.as_fd(), &plan.cwd, MissingCwd::Refused);
+    }
+    entered?;
+    drop(root);
     let command = user::find_command(&plan.args[0], &env)?;
     let command = process::c_strings(&[path_bytes(&command)])?;
 
+    // A filter that leaves calls to another process is there before the parent goes, who brings the two
+    // together; from here on nothing but what is allowed, or that process allows, can be done.
+    let listening = last.filter.take_if(|filter| filter.listens());
+    let mut labels = Some(last.labels);
+    if let Some(filter) = &listening {
+        if let Some(labels) = labels.take() {
+            labels.apply()?;
+        }
+        if let Some(descriptor) = confine(plan, Some(filter))? {
+            line.listening(descriptor.as_raw_fd())?;
+        }
+    }
     line.ready(last.control.as_ref().map(AsFd::as_fd))?;
     drop(last.control);
     match last.fifo {
@@ -296,7 +383,10 @@ pub(crate) fn finish(
         }
         return Err(error);
     }
-    confine(plan, last.filter.as_ref())?;
+    if let Some(labels) = labels {
+        labels.apply()?;
+        confine(plan, last.filter.as_ref())?;
+    }
     // From here only exec: a strict filter may allow no more.
     let errno = exec(&command[0], &argv, &envp);
     let what = format!("exec: {:?}: {}", plan.args[0], errno.desc());
@@ -345,9 +435,13 @@ fn run_before_pivot(d: &mut Descriptors, line: &ChildEnd) -> Result<(), CreateEr
     nix::unistd::fchdir(&d.root).map_err(|e| SysError::new("enter the root's folder", e))?;
     let pid = nix::unistd::getpid().as_raw();
     let state = || (hooks.state)("creating", pid);
-    run_hooks("createContainer", &hooks.create_container, None, state, || {
-        None
-    })?;
+    run_hooks(
+        "createContainer",
+        &hooks.create_container,
+        None,
+        state,
+        || None,
+    )?;
     // Not to hold the old root over the pivot.
     nix::unistd::chdir("/").map_err(|e| SysError::new("leave the root's folder", e).into())
 }
@@ -367,14 +461,15 @@ fn run_start_hooks(
     let state = || (hooks.state)("created", pid);
     run_hooks("startContainer", &list, None, state, || {
         let (plan, filter) = (plan.clone(), filter.cloned());
-        Some(Box::new(move || confine(&plan, filter.as_ref())))
+        Some(Box::new(move || confine(&plan, filter.as_ref()).map(drop)))
     })
 }
 
 /// Capabilities, no-new-privileges and the filter. Without no-new-privileges the filter needs
 /// CAP_SYS_ADMIN and so comes before the capabilities are given up; with it, it comes last, so that it
 /// need allow nothing but exec.
-fn confine(plan: &ProcessPlan, filter: Option<&Filter>) -> Result<(), CreateError> {
+fn confine(plan: &ProcessPlan, filter: Option<&Filter>) -> Result<Option<OwnedFd>, CreateError> {
+    let mut listener = None;
     let caps = &plan.capabilities;
     let all = capability::permitted()?;
     // Becoming another user has emptied the effective set; limiting the bounding set needs it.
@@ -383,17 +478,26 @@ fn confine(plan: &ProcessPlan, filter: Option<&Filter>) -> Result<(), CreateErro
     if !plan.no_new_privileges
         && let Some(filter) = filter
     {
-        seccomp::install(filter)?;
+        listener = install(filter)?;
     }
     capability::set(caps.effective, caps.permitted, caps.inheritable)?;
     capability::set_ambient(caps)?;
     if plan.no_new_privileges {
         process::set_no_new_privileges()?;
         if let Some(filter) = filter {
-            seccomp::install(filter)?;
+            listener = install(filter)?;
         }
     }
-    Ok(())
+    Ok(listener)
+}
+
+/// The answer is the descriptor for who decides on calls, where the filter leaves some.
+fn install(filter: &Filter) -> Result<Option<OwnedFd>, CreateError> {
+    if filter.listens() {
+        return Ok(Some(seccomp::install_listening(filter)?));
+    }
+    seccomp::install(filter)?;
+    Ok(None)
 }
 
 /// Places 0, 1 and 2.
@@ -407,8 +511,7 @@ fn place_stdio(stdio: &Stdio, user: &User) -> Result<(), CreateError> {
         }
         Stdio::Terminal(end) => {
             terminal::make_controlling(end.as_fd())?;
-            nix::unistd::fchown(end, Some(user.uid.into()), None)
-                .map_err(|e| SysError::new("give the terminal to the user", e))?;
+            give(end.as_fd(), user, "give the terminal to the user")?;
             for target in 0..3 {
                 process::dup_to(end.as_fd(), target)?;
             }
@@ -426,23 +529,39 @@ pub(crate) fn preserved(count: u16) -> std::ops::Range<i32> {
 fn give_pipe(end: BorrowedFd<'_>, user: &User) -> Result<(), CreateError> {
     let stat = nix::sys::stat::fstat(end).map_err(|e| SysError::new("look at stdio", e))?;
     if stat.st_mode & libc::S_IFMT == libc::S_IFIFO && stat.st_uid != user.uid {
-        nix::unistd::fchown(end, Some(user.uid.into()), None)
-            .map_err(|e| SysError::new("give stdio to the user", e))?;
+        give(end, user, "give stdio to the user")?;
     }
     Ok(())
+}
+
+/// What belongs to somebody whom the user namespace doesn't know stays as it is.
+fn give(end: BorrowedFd<'_>, user: &User, what: &'static str) -> Result<(), CreateError> {
+    match nix::unistd::fchown(end, Some(user.uid.into()), None) {
+        Err(Errno::EPERM | Errno::EROFS) => Ok(()),
+        other => Ok(other.map_err(|e| SysError::new(what, e))?),
+    }
 }
 
 /// Enters the working directory, made where it is missing. Its descriptor comes from a walk inside the
 /// root, so that `/proc/self/fd/N` of a leaked descriptor leads nowhere; that the kernel can name it
 /// from the new root proves that it is inside.
-fn enter_working_directory(root: BorrowedFd<'_>, cwd: &Path) -> Result<(), CreateError> {
+fn enter_working_directory(
+    root: BorrowedFd<'_>,
+    cwd: &Path,
+    missing: MissingCwd,
+) -> Result<(), CreateError> {
     #[cfg(feature = "weakened")]
     if crate::weakened::entered_anywhere(cwd)? {
         return Ok(());
     }
-    let dir = root::folder(root, cwd, Symlinks::Inside)
-        .during(|| format!("the working directory {}", cwd.display()))?;
-    nix::unistd::fchdir(&dir).map_err(|e| SysError::new(format!("enter {}", cwd.display()), e))?;
+    let what = || format!("chdir to cwd ({cwd:?}) set in config.json failed");
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let dir = match missing {
+        MissingCwd::Made => root::folder(root, cwd, Symlinks::Inside),
+        MissingCwd::Refused => root::open_in(root, cwd, flags, 0, Symlinks::Inside),
+    };
+    let dir = dir.map_err(|e| SysError::new(what(), e.errno))?;
+    nix::unistd::fchdir(&dir).map_err(|e| SysError::new(what(), e))?;
     let here =
         nix::unistd::getcwd().map_err(|e| SysError::new("ask for the working directory", e))?;
     if !here.is_absolute() || here.starts_with("/(unreachable)") {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use kernelet_spec::{ContainerPlan, NamespaceOf};
+use kernelet_spec::ContainerPlan;
 use kernelet_sys::{
     cgroup::Join,
     namespace as ns,
@@ -17,7 +17,9 @@ use kernelet_sys::{
 };
 
 use crate::{
-    CgroupView, CreateError, ErrorKind, InsideHooks, child,
+    CgroupView, CreateError, ErrorKind, InsideHooks, Joined, Listener, attributes,
+    birth::{self, Born},
+    child, listener,
     report::{self, ChildEnd, Heard},
 };
 
@@ -39,6 +41,7 @@ pub struct Descriptors {
     pub uts: Option<OwnedFd>,
     pub pid: Option<OwnedFd>,
     pub cgroup: Option<OwnedFd>,
+    pub joined: Joined,
     pub join: Join,
     pub cgroup_view: CgroupView,
     /// stdin, stdout, stderr; `None` with a terminal.
@@ -50,6 +53,8 @@ pub struct Descriptors {
     /// OCI's exec fifo, open for reading and writing: a byte from it, not the parent's word, is the go.
     pub fifo: Option<OwnedFd>,
     pub filter: Option<Filter>,
+    /// Who decides on the calls that the filter leaves to another process.
+    pub listener: Option<Listener>,
     /// So many descriptors from 3 on, which the caller has inherited, stay open for the program
     /// (`--preserve-fds`).
     pub preserve: u16,
@@ -106,13 +111,19 @@ impl Waiting {
         process: Process,
         line: OwnedFd,
         limits: Limits,
+        listener: Option<Listener>,
         before_pivot: impl FnOnce(&Process) -> Result<(), CreateError>,
     ) -> Result<Self, CreateError> {
         let mut heard = report::hear(line.as_fd(), READY_WITHIN);
         if let Ok(Heard::BeforePivot) = heard {
-            let went = before_pivot(&process)
-                .and_then(|()| Ok(socket::send(line.as_fd(), b"S", &[])?));
+            let went =
+                before_pivot(&process).and_then(|()| Ok(socket::send(line.as_fd(), b"S", &[])?));
             heard = went.and_then(|()| report::hear(line.as_fd(), limits.ready));
+        }
+        if let Ok(Heard::Listening(number)) = heard {
+            let went = listener::hand_over(&process, number, listener.as_ref())
+                .and_then(|()| Ok(socket::send(line.as_fd(), b"S", &[])?));
+            heard = went.and_then(|()| report::hear(line.as_fd(), READY_WITHIN));
         }
         match heard {
             Ok(Heard::Ready(terminal)) => Ok(Waiting {
@@ -121,7 +132,7 @@ impl Waiting {
                 terminal,
                 exec_within: limits.exec,
             }),
-            Ok(Heard::Closed | Heard::BeforePivot) => {
+            Ok(Heard::Closed | Heard::BeforePivot | Heard::Child(_) | Heard::Listening(_)) => {
                 report::discard(&process);
                 Err(CreateError::new(
                     ErrorKind::Kernel,
@@ -145,7 +156,7 @@ impl Waiting {
             // The line is close-on-exec: its end is the program's beginning. (Or the process was
             // killed; then its exit says so.)
             Ok(Heard::Closed) => Ok((self.process, self.terminal)),
-            Ok(Heard::Ready(_) | Heard::BeforePivot) => {
+            Ok(Heard::Ready(_) | Heard::BeforePivot | Heard::Child(_) | Heard::Listening(_)) => {
                 report::discard(&self.process);
                 Err(CreateError::new(
                     ErrorKind::Kernel,
@@ -188,34 +199,20 @@ pub fn create_hooked(
     beside: impl FnOnce() -> kernelet_sys::Result<()>,
     before_pivot: impl FnOnce(&Process) -> Result<(), CreateError>,
 ) -> Result<Waiting, CreateError> {
-    let mut flags = ns::NEWNS;
-    for (of, flag) in [
-        (&plan.namespaces.pid, ns::NEWPID),
-        (&plan.namespaces.net, ns::NEWNET),
-        (&plan.namespaces.ipc, ns::NEWIPC),
-        (&plan.namespaces.uts, ns::NEWUTS),
-    ] {
-        if *of == NamespaceOf::New {
-            flags |= flag;
-        }
-    }
+    attributes::check_host(&plan.process.attributes)?;
+    let mut descriptors = descriptors;
     let (line, end) = socket::pair()?;
-    let v2 = descriptors.join.v2.as_ref().map(AsFd::as_fd);
-    let forked = in_pid_namespace(&descriptors.pid, &descriptors.own_pid, || {
-        // SAFETY: callers of this crate have one thread, so the child may do what it likes.
-        unsafe { process::clone3(flags, v2) }
-    })?;
-    match forked {
-        Forked::Child => child::container(plan, descriptors, ChildEnd(end)),
-        Forked::Parent(process) => {
-            drop(end);
+    match birth::born(plan, &mut descriptors, &line, end)? {
+        Born::Child(end) => child::container(plan, descriptors, end),
+        Born::Parent(process) => {
             let limits = Limits::of(&descriptors);
+            let listener = descriptors.listener.take();
             drop(descriptors);
             if let Err(error) = beside() {
                 report::discard(&process);
                 return Err(error.into());
             }
-            Waiting::new(process, line, limits, before_pivot)
+            Waiting::new(process, line, limits, listener, before_pivot)
         }
     }
 }
@@ -266,10 +263,12 @@ pub fn in_child<T>(
             drop(end);
             let result = match report::hear(line.as_fd(), READY_WITHIN) {
                 Ok(Heard::Ready(_)) => with(&process).map_err(CreateError::from),
-                Ok(Heard::Closed | Heard::BeforePivot) => Err(CreateError::new(
-                    ErrorKind::Kernel,
-                    "the child died before it was ready",
-                )),
+                Ok(Heard::Closed | Heard::BeforePivot | Heard::Child(_) | Heard::Listening(_)) => {
+                    Err(CreateError::new(
+                        ErrorKind::Kernel,
+                        "the child died before it was ready",
+                    ))
+                }
                 Err(error) => Err(error),
             };
             report::discard(&process);

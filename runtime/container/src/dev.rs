@@ -1,12 +1,20 @@
 //! `/dev`: a small tmpfs with the nodes OCI promises.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use kernelet_spec::{DeviceKind, DeviceNode, MountFlags};
 use kernelet_sys::{SysError, mount, root};
-use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
+use nix::{
+    errno::Errno,
+    fcntl::{AtFlags, OFlag},
+    sys::stat::{FchmodatFlags, Mode, SFlag, makedev, mknodat},
+};
 
-use crate::{CreateError, error::During};
+use crate::{CreateError, error::During, host_nodes};
 
 const NODES: [(&str, u64, u64); 6] = [
     ("null", 1, 3),
@@ -27,24 +35,30 @@ const LINKS: [(&str, &str); 6] = [
 ];
 
 /// The tmpfs, filled before it has a place: nothing of the image is in it or can get in between.
-pub(crate) fn filled(flags: MountFlags) -> Result<OwnedFd, CreateError> {
-    let dev = mount::tmpfs(
-        Some(64 << 10),
-        0o755,
-        (0, 0),
-        MountFlags {
-            read_only: false,
-            ..flags
-        },
-    )?;
+///
+/// Where no node may be made (a user namespace), it is without them: they are mounted when it has its place.
+pub(crate) fn filled(flags: MountFlags, label: Option<&str>) -> Result<OwnedFd, CreateError> {
+    let fs = mount::fs_open("tmpfs")?;
+    fs.set("source", "tmpfs")?;
+    fs.set("mode", "755")?;
+    fs.set("size", "65536k")?;
+    if let Some(label) = label {
+        fs.set("context", label)
+            .during(|| "linux.mountLabel".to_owned())?;
+    }
+    let dev = fs.mount(MountFlags {
+        read_only: false,
+        ..flags
+    })?;
     for (name, major, minor) in NODES {
-        node(
-            dev.as_fd(),
-            name,
-            SFlag::S_IFCHR,
-            0o666,
-            makedev(major, minor),
-        )?;
+        let rdev = makedev(major, minor);
+        match node(dev.as_fd(), name, SFlag::S_IFCHR, 0o666, rdev) {
+            Err(e) if e.errno == Errno::EPERM => {
+                REFUSED.store(true, Ordering::Relaxed);
+                break;
+            }
+            other => other?,
+        }
     }
     for (target, name) in LINKS {
         nix::unistd::symlinkat(target, &dev, name)
@@ -62,6 +76,37 @@ fn node(dir: BorrowedFd<'_>, name: &str, kind: SFlag, mode: u32, dev: u64) -> Re
         .map_err(|e| SysError::new(format!("make the device node {name}"), e))
 }
 
+/// Set once the kernel has refused to make a node: in a user namespace, and where the devices cgroup of the
+/// runtime itself forbids it.
+static REFUSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the host's own nodes stand in for those that may not be made.
+pub(crate) fn needs_binds() -> bool {
+    REFUSED.load(Ordering::Relaxed)
+}
+
+/// The usual symlinks, in whatever `/dev` the root has now. What has such a name already stays, but for
+/// `ptmx`, which must be the container's own devpts'.
+pub(crate) fn add_links(in_root: BorrowedFd<'_>) -> Result<(), CreateError> {
+    let dev = root::folder(in_root, Path::new("/dev"), root::Symlinks::Inside)?;
+    for (target, name) in LINKS {
+        if name == "ptmx" {
+            let flags = nix::unistd::UnlinkatFlags::NoRemoveDir;
+            match nix::unistd::unlinkat(&dev, name, flags) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(e) => return Err(SysError::new("replace /dev/ptmx", e).into()),
+            }
+        }
+        match nix::unistd::symlinkat(target, &dev, name) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(e) => {
+                return Err(SysError::new(format!("make the symlink /dev/{name}"), e).into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Nodes beyond the default ones, in whatever `/dev` the root has now.
 pub(crate) fn add_nodes(
     in_root: BorrowedFd<'_>,
@@ -74,7 +119,10 @@ pub(crate) fn add_nodes(
 }
 
 fn add_node(in_root: BorrowedFd<'_>, device: &DeviceNode) -> Result<(), CreateError> {
-    let parent = device.path.parent().unwrap_or(std::path::Path::new("/dev"));
+    if needs_binds() && device.kind != DeviceKind::Fifo {
+        return host_nodes::bind(in_root, &device.path);
+    }
+    let parent = device.path.parent().unwrap_or(Path::new("/dev"));
     let name = device
         .path
         .file_name()
@@ -86,45 +134,50 @@ fn add_node(in_root: BorrowedFd<'_>, device: &DeviceNode) -> Result<(), CreateEr
         DeviceKind::Char => SFlag::S_IFCHR,
         DeviceKind::Fifo => SFlag::S_IFIFO,
     };
-    match node(
-        dir.as_fd(),
-        name,
-        kind,
-        device.mode,
-        makedev(device.major.into(), device.minor.into()),
-    ) {
+    let rdev = makedev(device.major.into(), device.minor.into());
+    let new = match node(dir.as_fd(), name, kind, device.mode, rdev) {
+        Ok(()) => true,
         // A bundle may list one of the default nodes: what is there already is only taken as such if
         // it is that device.
-        Err(e) if e.errno == nix::errno::Errno::EEXIST => {
-            let there = root::open_in(
-                in_root,
-                &device.path,
-                nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_NOFOLLOW,
-                0,
-                root::Symlinks::Inside,
-            )?;
-            let stat = nix::sys::stat::fstat(&there).map_err(|e| SysError::new("look at it", e))?;
-            let same = stat.st_mode & libc::S_IFMT == kind.bits()
-                && stat.st_rdev == makedev(device.major.into(), device.minor.into());
-            #[cfg(feature = "weakened")]
-            let same = same
-                || kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::DeviceNode);
-            if !same {
-                return Err(SysError::new("something else is there", e.errno).into());
-            }
+        Err(e) if e.errno == Errno::EEXIST => false,
+        Err(e) if e.errno == Errno::EPERM && device.kind != DeviceKind::Fifo => {
+            REFUSED.store(true, Ordering::Relaxed);
+            return host_nodes::bind(in_root, &device.path);
         }
-        other => other?,
+        Err(e) => return Err(e.into()),
+    };
+    if new && (device.uid, device.gid) == (0, 0) {
+        return Ok(());
     }
-    let owner = (Some(device.uid.into()), Some(device.gid.into()));
-    if (device.uid, device.gid) != (0, 0) {
-        nix::unistd::fchownat(
-            &dir,
-            name,
-            owner.0,
-            owner.1,
-            nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
-        )
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let there = nix::fcntl::openat(dir.as_fd(), name, flags, Mode::empty())
+        .map_err(|e| SysError::new("open it", e))?;
+    let stat = nix::sys::stat::fstat(&there).map_err(|e| SysError::new("look at it", e))?;
+    let same = stat.st_mode & libc::S_IFMT == kind.bits() && stat.st_rdev == rdev;
+    #[cfg(feature = "weakened")]
+    if kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::DeviceNode) {
+        return Ok(());
+    }
+    if !same {
+        return Err(SysError::new("something else is there", Errno::EEXIST).into());
+    }
+    own(there.as_fd(), device)
+}
+
+/// Owner and mode, through the descriptor: whatever the name has become, this is the node.
+fn own(node: BorrowedFd<'_>, device: &DeviceNode) -> Result<(), CreateError> {
+    let (uid, gid) = (Some(device.uid.into()), Some(device.gid.into()));
+    nix::unistd::fchownat(node, c"", uid, gid, AtFlags::AT_EMPTY_PATH)
         .map_err(|e| SysError::new("give it its owner", e))?;
-    }
+    // A descriptor that only names a file can't be given to fchmod(2); its link in procfs can.
+    let link = format!("/proc/self/fd/{}", node.as_raw_fd());
+    let mode = Mode::from_bits_truncate(device.mode);
+    nix::sys::stat::fchmodat(
+        nix::fcntl::AT_FDCWD,
+        link.as_str(),
+        mode,
+        FchmodatFlags::FollowSymlink,
+    )
+    .map_err(|e| SysError::new("give it its mode", e))?;
     Ok(())
 }

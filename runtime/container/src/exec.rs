@@ -2,18 +2,21 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use kernelet_spec::ExecPlan;
+use kernelet_spec::{ExecPlan, NamespaceOf, Namespaces};
 use kernelet_sys::{
+    SysError, attributes as sys,
     cgroup::Join,
     fd, mount, namespace as ns,
     process::{self, Forked},
     seccomp::Filter,
-    socket,
+    socket, user_namespace,
 };
 use nix::{errno::Errno, fcntl::OFlag};
 
 use crate::{
-    CreateError, ErrorKind, Waiting,
+    CreateError, ErrorKind, Listener, Waiting,
+    attributes::{self, Labels},
+    birth::{self, Born},
     child::{self, Last, Stdio},
     create::{Limits, in_pid_namespace},
     report::ChildEnd,
@@ -29,42 +32,110 @@ pub struct ExecDescriptors {
     pub stdio: Option<[OwnedFd; 3]>,
     pub own_pid: Option<OwnedFd>,
     pub filter: Option<Filter>,
+    /// Who decides on the calls that the filter leaves to another process.
+    pub listener: Option<Listener>,
     /// So many inherited descriptors from 3 on stay open for the program.
     pub preserve: u16,
+    pub inside: Inside,
+}
+
+/// Which namespaces the container has that most have not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inside {
+    pub user: bool,
+    pub time: bool,
+}
+
+impl Inside {
+    pub fn of(namespaces: &Namespaces) -> Self {
+        Inside {
+            user: namespaces.user != NamespaceOf::Host,
+            time: namespaces.time != NamespaceOf::Host,
+        }
+    }
 }
 
 /// Makes the process and waits until it is ready to be started.
 pub fn exec(plan: &ExecPlan, descriptors: ExecDescriptors) -> Result<Waiting, CreateError> {
+    let wish = &plan.process.attributes;
+    attributes::check_host(wish)?;
     let (line, end) = socket::pair()?;
-    let target = Some(
-        descriptors
-            .container
-            .try_clone()
-            .map_err(|e| kernelet_sys::SysError::io("duplicate the container's descriptor", &e))?,
-    );
-    let v2 = descriptors.join.v2.as_ref().map(AsFd::as_fd);
-    let forked = in_pid_namespace(&target, &descriptors.own_pid, || {
-        // SAFETY: callers of this crate have one thread, so the child may do what it likes.
-        unsafe { process::clone3(0, v2) }
-    });
-    match forked {
-        Ok(Forked::Child) => exec_child(plan, descriptors, ChildEnd(end)),
-        Ok(Forked::Parent(process)) => {
-            drop(end);
-            drop(descriptors);
-            Waiting::new(process, line, Limits::PLAIN, |_| Ok(()))
+    // Where this process runs, so does its child; the cgroup's CPUs come with the clone.
+    let affinity = wish.exec_cpu_affinity.clone().unwrap_or_default();
+    let before = match &affinity.initial {
+        Some(initial) => {
+            let before = sys::affinity()?;
+            sys::set_affinity(initial, "error setting initial CPU affinity")?;
+            Some(before)
+        }
+        None => None,
+    };
+    let entered_user = descriptors.inside.user && !nix::unistd::geteuid().is_root();
+    let born = match entered_user {
+        true => birth::born_beside(&descriptors, &line, end),
+        false => born(&descriptors, end),
+    };
+    let is_child = matches!(born, Ok(Born::Child(_)));
+    if let (Some(before), false) = (before, is_child) {
+        sys::set_affinity(&before, "go back to the runtime's CPUs")?;
+    }
+    match born {
+        Ok(Born::Child(end)) => exec_child(plan, descriptors, end, entered_user),
+        Ok(Born::Parent(process)) => {
+            if let Err(error) = prepare(plan, descriptors.inside, process.pid) {
+                crate::report::discard(&process);
+                return Err(error);
+            }
+            let listener = descriptors.listener;
+            Waiting::new(process, line, Limits::PLAIN, listener, |_| Ok(()))
         }
         Err(error) if error.errno == Some(Errno::ESRCH) => Err(gone()),
         Err(error) => Err(error),
     }
 }
 
+fn born(d: &ExecDescriptors, end: OwnedFd) -> Result<Born, CreateError> {
+    let target = Some(
+        d.container
+            .try_clone()
+            .map_err(|e| SysError::io("duplicate the container's descriptor", &e))?,
+    );
+    let v2 = d.join.v2.as_ref().map(AsFd::as_fd);
+    let forked = in_pid_namespace(&target, &d.own_pid, || {
+        // SAFETY: callers of this crate have one thread, so the child may do what it likes.
+        unsafe { process::clone3(0, v2) }
+    })?;
+    Ok(match forked {
+        Forked::Child => Born::Child(ChildEnd(end)),
+        Forked::Parent(process) => Born::Parent(process),
+    })
+}
+
+/// What the process may not do any more once it is in a user namespace.
+fn prepare(plan: &ExecPlan, inside: Inside, pid: i32) -> Result<(), CreateError> {
+    if !inside.user {
+        return Ok(());
+    }
+    if let Some(score) = plan.process.oom_score_adj {
+        birth::set_oom_score(pid, score)?;
+    }
+    for limit in &plan.process.rlimits {
+        process::set_rlimit_of(pid, &limit.name, limit.soft, limit.hard)?;
+    }
+    Ok(())
+}
+
 fn gone() -> CreateError {
     CreateError::new(ErrorKind::Gone, "the container is not running")
 }
 
-fn exec_child(plan: &ExecPlan, descriptors: ExecDescriptors, line: ChildEnd) -> ! {
-    let error = match become_exec(plan, descriptors, &line) {
+fn exec_child(
+    plan: &ExecPlan,
+    descriptors: ExecDescriptors,
+    line: ChildEnd,
+    entered_user: bool,
+) -> ! {
+    let error = match become_exec(plan, descriptors, &line, entered_user) {
         Ok(never) => match never {},
         Err(error) if error.errno == Some(Errno::ESRCH) => gone(),
         Err(error) => error,
@@ -78,6 +149,7 @@ fn become_exec(
     plan: &ExecPlan,
     mut d: ExecDescriptors,
     line: &ChildEnd,
+    entered_user: bool,
 ) -> Result<std::convert::Infallible, CreateError> {
     let mut keep = vec![line.number(), d.container.as_raw_fd()];
     keep.extend(d.join.v2.iter().map(AsRawFd::as_raw_fd));
@@ -89,13 +161,34 @@ fn become_exec(
     child::isolate_with(&mut keep)?;
     d.join.enter_v1()?;
     process::new_session_keyring()?;
-    let proc = mount::private_proc()?;
-    child::set_oom_score(&plan.process, proc.as_fd())?;
-    drop(proc);
-    ns::enter(
-        d.container.as_fd(),
-        ns::NEWNS | ns::NEWNET | ns::NEWIPC | ns::NEWUTS | ns::NEWCGROUP,
-    )?;
+    let wish = &plan.process.attributes;
+    if let Some(after) = wish
+        .exec_cpu_affinity
+        .as_ref()
+        .and_then(|a| a.after.as_ref())
+    {
+        // In the container's cgroup by now, which may have CPUs of its own.
+        sys::set_affinity(after, "error setting final CPU affinity")?;
+    }
+    if !d.inside.user && plan.process.oom_score_adj.is_some() {
+        let proc = mount::private_proc()?;
+        child::set_oom_score(plan.process.oom_score_adj, proc.as_fd())?;
+    }
+    let labels = Labels::open_alone(wish)?;
+    let mut kinds = ns::NEWNS | ns::NEWNET | ns::NEWIPC | ns::NEWUTS | ns::NEWCGROUP;
+    if d.inside.time {
+        kinds |= ns::NEWTIME;
+    }
+    match d.inside.user {
+        false => ns::enter(d.container.as_fd(), kinds)?,
+        true if entered_user => birth::enter_owned(&d, kinds)?,
+        true => {
+            // The user namespace last: from inside, what belongs to the host couldn't be entered.
+            ns::enter(d.container.as_fd(), kinds)?;
+            ns::enter(d.container.as_fd(), ns::NEWUSER)?;
+            user_namespace::become_root()?;
+        }
+    }
     let root = fd::open(
         std::path::Path::new("/"),
         OFlag::O_PATH | OFlag::O_DIRECTORY,
@@ -120,6 +213,13 @@ fn become_exec(
         filter: d.filter.take(),
         preserve: d.preserve,
         hooks: None,
+        labels,
+        limits: match d.inside.user {
+            false => child::Limits::Own,
+            true => child::Limits::SetByParent,
+        },
+        cwd: child::MissingCwd::Refused,
+        has_cpuset: false,
     };
     drop(d);
     child::finish(&plan.process, root, last, line)

@@ -13,7 +13,7 @@ use kernelet_sys::{
 };
 use nix::{errno::Errno, fcntl::OFlag};
 
-use crate::{CreateError, Descriptors, ErrorKind, dev, error::During};
+use crate::{CreateError, Descriptors, dev, error::During, mounts::Mounter};
 
 /// How the host's cgroup hierarchies show inside: name of the folder below `/sys/fs/cgroup`, and the
 /// options of the mount. Empty: v2 alone, mounted there itself.
@@ -43,21 +43,77 @@ pub(crate) fn build(
     d: &mut Descriptors,
     place: &Path,
 ) -> Result<(), CreateError> {
-    let place = fd::open(place, OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let place = match fd::open(place, flags, 0) {
+        // The user namespace's root may not go where the bundle lies. The root can be attached anywhere: on top of
+        // the old one it is as well placed.
+        Err(e) if e.errno == Errno::EACCES => fd::open(Path::new("/"), flags, 0)?,
+        other => other?,
+    };
     mount::attach(d.root.as_fd(), place.as_fd()).during(|| "the container's root".into())?;
-    let mut dev_is_ours = false;
+    // What is mounted below the root from now on goes nowhere else, whatever the root itself receives.
+    let mut dev = Dev::Missing;
     for (index, mount) in plan.mounts.iter().enumerate() {
         let source = d.sources.remove(&index);
-        let root = d.root.as_fd();
-        add_mount(root, mount, source, &d.cgroup_view)
+        let mounter = Mounter {
+            root: d.root.as_fd(),
+            plan,
+            cgroups: &d.cgroup_view,
+        };
+        mounter
+            .add(mount, source)
             .during(|| format!("the mount at {}", mount.destination.display()))?;
-        dev_is_ours |= mount.source == MountSource::Dev;
+        if mount.destination == Path::new("/dev") {
+            dev = match &mount.source {
+                MountSource::Dev => Dev::Filled,
+                MountSource::Host { .. } | MountSource::Root { .. } => Dev::Bound,
+                _ => Dev::Missing,
+            };
+        }
     }
-    let root = d.root.as_fd();
-    if !dev_is_ours {
-        dev::add_nodes(root, &default_nodes())?;
+    populate(plan, d.root.as_fd(), dev)
+}
+
+/// What the root has as `/dev`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dev {
+    /// Whatever the image or an empty file system has.
+    Missing,
+    /// Ours, with the default nodes in it.
+    Filled,
+    /// A part of the host's, which is left as it is.
+    Bound,
+}
+
+fn populate(plan: &ContainerPlan, root: BorrowedFd<'_>, dev: Dev) -> Result<(), CreateError> {
+    let own: Vec<_> = match dev {
+        Dev::Bound => {
+            let outside = |node: &&kernelet_spec::DeviceNode| !node.path.starts_with("/dev");
+            plan.devices.iter().filter(outside).cloned().collect()
+        }
+        _ => plan.devices.clone(),
+    };
+    if dev == Dev::Missing || (dev == Dev::Filled && dev::needs_binds()) {
+        // One that the bundle lists has the mode and owner that it gives.
+        let listed = |node: &kernelet_spec::DeviceNode| own.iter().any(|o| o.path == node.path);
+        let defaults: Vec<_> = default_nodes().into_iter().filter(|n| !listed(n)).collect();
+        dev::add_nodes(root, &defaults)?;
     }
-    dev::add_nodes(root, &plan.devices)?;
+    dev::add_nodes(root, &own)?;
+    if dev == Dev::Missing {
+        dev::add_links(root)?;
+    }
+    if dev != Dev::Bound
+        && let Some(mount) = plan
+            .mounts
+            .iter()
+            .find(|mount| mount.destination == Path::new("/dev") && mount.flags.read_only)
+    {
+        // Only now: its nodes were made in it.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let place = root::open_in(root, &mount.destination, flags, 0, Symlinks::Inside)?;
+        mount::set_read_only(place.as_fd())?;
+    }
     Ok(())
 }
 
@@ -87,150 +143,28 @@ fn default_nodes() -> Vec<kernelet_spec::DeviceNode> {
 pub(crate) fn proc_to_share(plan: &ContainerPlan) -> Option<(usize, MountFlags)> {
     let is_proc = |mount: &MountPlan| {
         let flags = mount.flags;
-        mount.source == MountSource::Proc && flags.no_suid && flags.no_dev && flags.no_exec
+        let plain = mount.propagation == Propagation::Private && flags.recursive_set.is_empty();
+        mount.source == MountSource::Proc && plain && flags.no_suid && flags.no_dev && flags.no_exec
     };
     let index = plan.mounts.iter().position(is_proc)?;
     Some((index, plan.mounts[index].flags))
 }
 
-fn add_mount(
-    in_root: BorrowedFd<'_>,
-    plan: &MountPlan,
-    source: Option<OwnedFd>,
-    cgroups: &CgroupView,
-) -> Result<(), CreateError> {
-    let mounted = match &plan.source {
-        MountSource::Host { .. } | MountSource::Volume { .. } | MountSource::PodShm => source
-            .ok_or_else(|| {
-                CreateError::new(ErrorKind::Invalid, "its source was not handed over")
-            })?,
-        MountSource::Cgroup => return cgroup_mounts(in_root, plan, cgroups),
-        own => match source {
-            Some(made) => made,
-            None => open_own(own, plan.flags)?,
-        },
-    };
-    // procfs and sysfs at a symlink of the image would be somewhere else than everybody believes.
-    let symlinks = match plan.source {
-        MountSource::Proc | MountSource::Sysfs => Symlinks::Refused,
-        _ => Symlinks::Inside,
-    };
-    let place = match root::is_folder(mounted.as_fd())? {
-        true => root::folder(in_root, &plan.destination, symlinks)?,
-        false => root::file_place(in_root, &plan.destination, symlinks)?,
-    };
-    Ok(mount::attach(mounted.as_fd(), place.as_fd())?)
-}
-
-/// File systems of the kernel's, made for this container alone.
-fn open_own(source: &MountSource, flags: MountFlags) -> Result<OwnedFd, CreateError> {
-    let simple = |name: &str| -> Result<OwnedFd, CreateError> {
-        let fs = mount::fs_open(name)?;
-        fs.set("source", name)?;
-        Ok(fs.mount(flags)?)
-    };
-    match source {
-        MountSource::Proc => simple("proc"),
-        MountSource::Sysfs => simple("sysfs"),
-        MountSource::Mqueue => simple("mqueue"),
-        MountSource::Devpts => {
-            let fs = mount::fs_open("devpts")?;
-            fs.set("source", "devpts")?;
-            fs.set("ptmxmode", "0666")?;
-            fs.set("mode", "0620")?;
-            fs.set("gid", "5")?;
-            Ok(fs.mount(flags)?)
+/// What the root's mount is told when it has become the root: said before, it would be told to the host.
+pub(crate) fn finish_root(plan: &ContainerPlan, root: BorrowedFd<'_>) -> Result<(), CreateError> {
+    let told = match plan.root.propagation {
+        Propagation::Private | Propagation::HostToContainer | Propagation::TopSlave => Ok(()),
+        wish @ (Propagation::Bidirectional | Propagation::Unbindable) => {
+            mount::set_attributes(root, MountFlags::default(), wish)
         }
-        MountSource::Dev => dev::filled(flags),
-        MountSource::Tmpfs {
-            size_bytes,
-            mode,
-            uid,
-            gid,
-        } => Ok(mount::tmpfs(*size_bytes, *mode, (*uid, *gid), flags)?),
-        MountSource::Filesystem {
-            fs_type,
-            source,
-            options,
-        } => {
-            let fs = mount::fs_open(fs_type)?;
-            fs.set("source", source)?;
-            for (key, value) in options {
-                match value {
-                    Some(value) => fs.set(key, value)?,
-                    None => fs.flag(key)?,
-                }
-            }
-            Ok(fs.mount(flags)?)
+        Propagation::SlaveShared => {
+            mount::set_attributes(root, MountFlags::default(), Propagation::Bidirectional)
         }
-        MountSource::Host { .. }
-        | MountSource::Volume { .. }
-        | MountSource::PodShm
-        | MountSource::Cgroup => Err(CreateError::new(
-            ErrorKind::Invalid,
-            "is not a file system of the kernel's",
-        )),
-    }
-}
-
-/// `/sys/fs/cgroup` as the container's cgroup namespace shows it: on v2 the one tree, else a tmpfs
-/// with a folder for each hierarchy. Inside the namespace a hierarchy's root is the container's own
-/// group, so `release_agent` doesn't exist there.
-fn cgroup_mounts(
-    in_root: BorrowedFd<'_>,
-    plan: &MountPlan,
-    view: &CgroupView,
-) -> Result<(), CreateError> {
-    let place = root::folder(in_root, &plan.destination, Symlinks::Refused)?;
-    let v2 = || -> Result<OwnedFd, CreateError> {
-        let fs = mount::fs_open("cgroup2")?;
-        fs.set("source", "cgroup")?;
-        Ok(fs.mount(plan.flags)?)
+        wish @ (Propagation::TopShared | Propagation::TopUnbindable) => {
+            mount::set_propagation(root, wish)
+        }
     };
-    if view.v1.is_empty() {
-        return Ok(mount::attach(v2()?.as_fd(), place.as_fd())?);
-    }
-    let base = mount::tmpfs(
-        Some(64 << 10),
-        0o755,
-        (0, 0),
-        MountFlags {
-            read_only: false,
-            ..plan.flags
-        },
-    )?;
-    mount::attach(base.as_fd(), place.as_fd())?;
-    let folder = |name: &str| root::folder(base.as_fd(), Path::new(name), Symlinks::Refused);
-    for (controllers, name) in &view.v1 {
-        let fs = mount::fs_open("cgroup")?;
-        fs.set("source", "cgroup")?;
-        let title = match name {
-            Some(name) => {
-                fs.flag("none")?;
-                fs.set("name", name)?;
-                name.clone()
-            }
-            None => controllers.join(","),
-        };
-        for controller in controllers {
-            fs.flag(controller)?;
-        }
-        let mounted = fs.mount(plan.flags)?;
-        mount::attach(mounted.as_fd(), folder(&title)?.as_fd())?;
-        if controllers.len() > 1 {
-            for controller in controllers {
-                nix::unistd::symlinkat(title.as_str(), &base, controller.as_str())
-                    .map_err(|e| kernelet_sys::SysError::new(format!("link {controller}"), e))?;
-            }
-        }
-    }
-    if view.v2 {
-        mount::attach(v2()?.as_fd(), folder("unified")?.as_fd())?;
-    }
-    if plan.flags.read_only {
-        mount::set_read_only(base.as_fd())?;
-    }
-    Ok(())
+    told.during(|| "linux.rootfsPropagation".into())
 }
 
 /// Hides and write-protects. What isn't there needs neither.
@@ -272,6 +206,10 @@ fn mask(
     path: &Path,
     empty: &mut Option<OwnedFd>,
 ) -> Result<(), CreateError> {
+    #[cfg(feature = "weakened")]
+    if kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::Masks) {
+        return Ok(());
+    }
     let Some(place) = existing(in_root, path)? else {
         return Ok(());
     };

@@ -37,6 +37,9 @@ pub struct Hook {
     pub timeout: Option<Duration>,
 }
 
+/// OCI's state as JSON, given its status and the process's id where the hook runs.
+pub type StateOf = Box<dyn Fn(&str, i32) -> String>;
+
 /// What the child runs itself.
 pub struct InsideHooks {
     /// After the mounts, before the pivot: their paths are the host's, their namespaces the container's.
@@ -44,8 +47,7 @@ pub struct InsideHooks {
     /// Right before the program, with its user, working directory, capabilities and filter. Their paths are the
     /// container's.
     pub start_container: Vec<Hook>,
-    /// OCI's state, given its status and the process's id where the hook runs.
-    pub state: Box<dyn Fn(&str, i32) -> String>,
+    pub state: StateOf,
     /// Why a start failed is written here, for who isn't at the line any more.
     pub report: Option<OwnedFd>,
 }

@@ -11,23 +11,32 @@
 //! never returns. **Invariant:** host paths are opened by [`open_sources`] only, which the caller runs
 //! where they are visible; from there on there are descriptors.
 
+mod attributes;
+mod birth;
+mod cgroup_mounts;
 mod child;
+mod copy_up;
 mod create;
 mod dev;
 mod error;
 mod exec;
 mod filesystem;
 mod hooks;
+mod host_nodes;
+mod listener;
+mod mounts;
 mod report;
 mod sources;
 mod user;
 #[cfg(feature = "weakened")]
 mod weakened;
 
+pub use birth::Joined;
 pub use child::set_sysctl;
 pub use create::{Descriptors, Waiting, create, create_beside, create_hooked, in_child};
 pub use error::{CreateError, ErrorKind};
-pub use exec::{ExecDescriptors, exec};
+pub use exec::{ExecDescriptors, Inside, exec};
 pub use filesystem::CgroupView;
 pub use hooks::{BeforeHook, Hook, InsideHooks, run_hook, run_hooks};
+pub use listener::Listener;
 pub use sources::{Sources, copy_for, open_sources};

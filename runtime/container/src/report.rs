@@ -14,6 +14,9 @@ use nix::{
 
 use crate::{CreateError, ErrorKind};
 
+/// How long a stage may take, which only enters and makes namespaces.
+const STAGE_WITHIN: Duration = Duration::from_secs(25);
+
 /// The child's end.
 pub(crate) struct ChildEnd(pub OwnedFd);
 
@@ -26,6 +29,23 @@ impl ChildEnd {
     /// Everything is mounted, and the root not entered yet: the parent may do what has its place here, until it says go.
     pub(crate) fn before_pivot(&self) -> Result<(), SysError> {
         socket::send(self.0.as_fd(), b"H", &[])?;
+        self.wait_for_go()
+    }
+
+    /// A stage has made the child.
+    pub(crate) fn child(&self, child: &process::Process) -> Result<(), SysError> {
+        let mut bytes = vec![b'P'];
+        bytes.extend(child.pid.to_ne_bytes());
+        socket::send(self.0.as_fd(), &bytes, &[child.pidfd.as_fd()])
+    }
+
+    /// The filter is there, and its notification descriptor has this number. Written plainly: that is the
+    /// one call a filter can't leave to another process. Ends when the parent has handed it on.
+    pub(crate) fn listening(&self, number: i32) -> Result<(), SysError> {
+        let mut bytes = vec![b'N'];
+        bytes.extend(number.to_ne_bytes());
+        nix::unistd::write(&self.0, &bytes)
+            .map_err(|e| SysError::new("tell of the seccomp descriptor", e))?;
         self.wait_for_go()
     }
 
@@ -57,8 +77,20 @@ pub(crate) enum Heard {
     Ready(Option<OwnedFd>),
     /// It has its mounts, and waits to be let into its root.
     BeforePivot,
+    /// From a stage: the child that it has made for the listener.
+    Child(process::Process),
+    /// Its filter leaves calls to another process, which shall get the descriptor with this number of its.
+    Listening(i32),
     /// The line closed: it has executed its program, or died.
     Closed,
+}
+
+/// Waits for the child that a stage makes.
+pub(crate) fn hear_of_child(line: BorrowedFd<'_>) -> Result<process::Process, CreateError> {
+    match hear(line, STAGE_WITHIN)? {
+        Heard::Child(child) => Ok(child),
+        other => Err(crate::birth::unexpected(&other)),
+    }
 }
 
 /// Waits for the child's next word, at most so long.
@@ -92,6 +124,15 @@ pub(crate) fn hear(line: BorrowedFd<'_>, within: Duration) -> Result<Heard, Crea
     }
     if packet.bytes == b"H" {
         return Ok(Heard::BeforePivot);
+    }
+    if let [b'N', a, b, c, d] = packet.bytes[..] {
+        return Ok(Heard::Listening(i32::from_ne_bytes([a, b, c, d])));
+    }
+    if let [b'P', a, b, c, d] = packet.bytes[..]
+        && let Some(pidfd) = packet.descriptors.into_iter().next()
+    {
+        let pid = i32::from_ne_bytes([a, b, c, d]);
+        return Ok(Heard::Child(process::Process { pid, pidfd }));
     }
     Err(CreateError::from_bytes(&packet.bytes).unwrap_or_else(|| {
         CreateError::new(ErrorKind::Kernel, "the new process said something unknown")

@@ -3,50 +3,71 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
-use kernelet_spec::{ContainerPlan, MountFlags, MountPlan, MountSource, Propagation, Rootfs};
-use kernelet_sys::{fd, mount, root};
+use kernelet_spec::{
+    ContainerPlan, MountFlags, MountPlan, MountSource, Propagation, Rootfs, SourceLink,
+};
+use kernelet_sys::{
+    SysError, fd,
+    mount::{self, Locks},
+    root,
+};
 use nix::{errno::Errno, fcntl::OFlag};
 
-use crate::{CreateError, error::During};
+use crate::{CreateError, error::During, mounts::locks};
 
 /// Mounts that aren't anywhere yet.
 #[derive(Debug)]
 pub struct Sources {
     pub root: OwnedFd,
-    /// By index in the plan's mounts; those from the host only.
+    /// By index in the plan's mounts; those from the host only. For a bind from the root itself, the user
+    /// namespace that maps its ids.
     pub mounts: BTreeMap<usize, OwnedFd>,
 }
 
 /// Opens everything of the plan that lies on the host.
 pub fn open_sources(plan: &ContainerPlan) -> Result<Sources, CreateError> {
-    let root = open_root(&plan.rootfs).during(|| "the container's root".into())?;
+    let root =
+        open_root(&plan.rootfs, plan.root.propagation).during(|| "the container's root".into())?;
     let mut mounts = BTreeMap::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        let MountSource::Host {
-            path,
-            sub_path,
-            recursive,
-        } = &mount.source
-        else {
-            continue;
+        let opened = match &mount.source {
+            MountSource::Host {
+                path,
+                sub_path,
+                recursive,
+            } => open_host(path, sub_path.as_deref(), *recursive, mount, locks(plan)),
+            // The bind itself is made where the container's mounts are; a table of ids only here, where
+            // ids of the host can be mapped.
+            MountSource::Root { .. } => match &mount.extra.id_map {
+                None => continue,
+                Some(map) => mount::id_map_namespace(&map.ids).map_err(CreateError::from),
+            },
+            _ => continue,
         };
-        let source = open_host(path, sub_path.as_deref(), *recursive, mount)
-            .during(|| format!("the mount at {}", mount.destination.display()))?;
+        let source = opened.during(|| format!("the mount at {}", mount.destination.display()))?;
         mounts.insert(index, source);
     }
     Ok(Sources { root, mounts })
 }
 
-fn open_root(rootfs: &Rootfs) -> Result<OwnedFd, CreateError> {
+fn open_root(rootfs: &Rootfs, propagation: Propagation) -> Result<OwnedFd, CreateError> {
     match rootfs {
         Rootfs::Path(path) => {
             let source = fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
             let copy = mount::copy_tree(source.as_fd(), true)?;
-            mount::make_private(copy.as_fd())?;
+            match propagation {
+                // What the host mounts below the root shows in the container.
+                Propagation::HostToContainer | Propagation::TopSlave | Propagation::SlaveShared => {
+                    let flags = MountFlags::default();
+                    mount::set_attributes(copy.as_fd(), flags, Propagation::HostToContainer)?;
+                }
+                // Shared and unbindable are said inside, when it is the root.
+                _ => mount::make_private(copy.as_fd())?,
+            }
             Ok(copy)
         }
         Rootfs::Overlay { lower, upper, work } => {
@@ -60,8 +81,18 @@ fn open_host(
     sub_path: Option<&Path>,
     recursive: bool,
     plan: &MountPlan,
+    locks: Locks,
 ) -> Result<OwnedFd, CreateError> {
-    let mut source = fd::open(path, OFlag::O_PATH, 0)?;
+    let link = plan.extra.source_link;
+    let follow = match link {
+        SourceLink::Followed => OFlag::empty(),
+        SourceLink::Mounted | SourceLink::Copied => OFlag::O_NOFOLLOW,
+    };
+    let mut source = fd::open(path, OFlag::O_PATH | follow, 0)?;
+    if link == SourceLink::Copied && is_symlink(source.as_fd())? {
+        // Its text is all that is wanted of it.
+        return Ok(source);
+    }
     if let Some(sub) = sub_path {
         // The volume's content is the pod's: a symlink in it is walked as if the volume were `/`.
         source = match root::open_in(
@@ -79,8 +110,18 @@ fn open_host(
         };
     }
     let copy = mount::copy_tree(source.as_fd(), recursive)?;
-    mount::set_attributes(copy.as_fd(), plan.flags, plan.propagation)?;
+    if let Some(map) = &plan.extra.id_map {
+        let namespace = mount::id_map_namespace(&map.ids)?;
+        mount::set_id_map(copy.as_fd(), namespace.as_fd(), map.recursive)?;
+    }
+    mount::set_attributes_with(copy.as_fd(), plan.flags, plan.propagation, locks)?;
     Ok(copy)
+}
+
+pub(crate) fn is_symlink(fd: BorrowedFd<'_>) -> Result<bool, SysError> {
+    let stat =
+        nix::sys::stat::fstat(fd).map_err(|e| SysError::new("look at a mount's source", e))?;
+    Ok(stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
 }
 
 /// A copy of a part of a mount that this process's namespace has (a pod volume), for one container.

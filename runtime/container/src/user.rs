@@ -117,6 +117,28 @@ fn parse_id(text: &str) -> Option<u32> {
         .and_then(|id| u32::try_from(id).ok())
 }
 
+/// The program's environment: of a name given twice the last one counts, and HOME is the user's unless it is said.
+pub(crate) fn environment(wish: &[String], home: &str) -> Vec<String> {
+    let name = |var: &str| {
+        var.split_once('=')
+            .map_or(var.len(), |(name, _)| name.len())
+    };
+    let mut env: Vec<String> = Vec::with_capacity(wish.len() + 1);
+    for (i, var) in wish.iter().enumerate() {
+        let n = name(var);
+        let again = wish[i + 1..]
+            .iter()
+            .any(|later| name(later) == n && later[..n] == var[..n]);
+        if !again && var != "HOME=" {
+            env.push(var.clone());
+        }
+    }
+    if !env.iter().any(|var| var.starts_with("HOME=")) {
+        env.push(format!("HOME={home}"));
+    }
+    env
+}
+
 /// Finds the command as the process itself would: by its PATH, its rights, its root.
 pub(crate) fn find_command(name: &str, env: &[String]) -> Result<PathBuf, CreateError> {
     let refuse =
@@ -187,6 +209,17 @@ mod tests {
             groups_of_image: true,
             ..UserPlan::default()
         }
+    }
+
+    #[test]
+    fn the_last_of_a_name_counts_and_an_empty_home_is_none() {
+        let env = |wish: &[&str]| {
+            let wish: Vec<String> = wish.iter().map(|var| (*var).to_owned()).collect();
+            environment(&wish, "/root").join(" ")
+        };
+        assert_eq!(env(&["A=1", "B=2", "A=3"]), "B=2 A=3 HOME=/root");
+        assert_eq!(env(&["HOME="]), "HOME=/root");
+        assert_eq!(env(&["HOME=/x", "HOMER=1"]), "HOME=/x HOMER=1");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{
     io::IoSlice,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
@@ -15,6 +15,8 @@ use kernelet_sys::{
     process::{self, Ended, Process},
     terminal,
 };
+
+use crate::{log, notify::Listening};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -26,19 +28,20 @@ use nix::{
     },
 };
 
-/// Sends a terminal's controlling end, as runc does: its name as the message, the descriptor beside.
-pub fn hand_over(socket: &Path, control: &OwnedFd) -> Result<()> {
+/// Sends a descriptor (a terminal's controlling end, a process's) over a socket, as runc does: its name as the message,
+/// itself beside.
+pub fn hand_over(socket: &Path, name: &[u8], descriptor: BorrowedFd<'_>) -> Result<()> {
     let stream =
-        UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-    let fds = [control.as_raw_fd()];
+        UnixStream::connect(socket).with_context(|| format!("dial unix {}", socket.display()))?;
+    let fds = [descriptor.as_raw_fd()];
     sendmsg::<()>(
         stream.as_raw_fd(),
-        &[IoSlice::new(b"/dev/ptmx")],
+        &[IoSlice::new(name)],
         &[ControlMessage::ScmRights(&fds)],
-        MsgFlags::empty(),
+        MsgFlags::MSG_NOSIGNAL,
         None,
     )
-    .context("send the terminal")?;
+    .with_context(|| format!("send a descriptor to {}", socket.display()))?;
     Ok(())
 }
 
@@ -81,8 +84,13 @@ impl Drop for Raw {
     }
 }
 
-/// Stays until the process ends.
-pub fn attend(process: &Process, signals: SignalFd, control: Option<OwnedFd>) -> Result<Ended> {
+/// Stays until the process ends. Once it says that it is ready, the service manager hears so.
+pub fn attend(
+    process: &Process,
+    signals: SignalFd,
+    control: Option<OwnedFd>,
+    mut notify: Option<Listening>,
+) -> Result<Ended> {
     let raw = control.as_ref().and_then(|_| Raw::enter());
     if let Some(control) = &control {
         copy_size(control);
@@ -94,12 +102,13 @@ pub fn attend(process: &Process, signals: SignalFd, control: Option<OwnedFd>) ->
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
         let stdin = std::io::stdin();
-        if let Some(control) = &control {
-            fds.push(PollFd::new(control.as_fd(), PollFlags::POLLIN));
-            if stdin_open {
-                fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
-            }
-        }
+        let mut push = |fd| {
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            fds.len() - 1
+        };
+        let from_control = control.as_ref().map(|control| push(control.as_fd()));
+        let from_stdin = stdin_open.then(|| push(stdin.as_fd()));
+        let from_notify = notify.as_ref().map(|notify| push(notify.as_fd()));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e).context("wait for the container"),
@@ -108,15 +117,30 @@ pub fn attend(process: &Process, signals: SignalFd, control: Option<OwnedFd>) ->
             .iter()
             .map(|fd| fd.revents().is_some_and(|r| !r.is_empty()))
             .collect();
+        let is_ready = |at: Option<usize>| at.is_some_and(|at| ready[at]);
         if ready[1] {
             forward_signals(process, &signals, control.as_ref())?;
+            reap_others(process);
         }
         if let Some(control) = &control {
-            if ready[2] {
+            if is_ready(from_control) {
                 relay(control.as_fd(), std::io::stdout().as_fd());
             }
-            if ready.get(3) == Some(&true) && !relay(stdin.as_fd(), control.as_fd()) {
+            if is_ready(from_stdin) && !relay(stdin.as_fd(), control.as_fd()) {
                 stdin_open = false;
+            }
+        }
+        if is_ready(from_notify)
+            && let Some(listening) = &notify
+        {
+            // This process is the service's main one as long as it is in the foreground.
+            match listening.take(std::process::id() as i32) {
+                Ok(false) => {}
+                Ok(true) => notify = None,
+                Err(error) => {
+                    log::warn(&format!("{error:#}"));
+                    notify = None;
+                }
             }
         }
         if ready[0]
@@ -156,6 +180,20 @@ fn forward_signals(process: &Process, signals: &SignalFd, control: Option<&Owned
         }
     }
     Ok(())
+}
+
+/// Orphans of the container's, which come here when it has no pid namespace of its own.
+fn reap_others(process: &Process) {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // Looked at first: the container's own process is reaped by who wants its status.
+    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) =
+        waitid(Id::All, look)
+    {
+        if pid.as_raw() == process.pid || waitpid(pid, Some(WaitPidFlag::WNOHANG)).is_err() {
+            return;
+        }
+    }
 }
 
 /// Moves a piece; says whether the source may have more.

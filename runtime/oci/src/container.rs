@@ -1,293 +1,156 @@
-//! What can be asked of and done to a container that exists: state, kill, delete, list, ps, pause.
+//! What is asked of one container that exists: its state, and signals to it.
 
-use std::{fs, io::ErrorKind, os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, os::fd::AsFd, path::Path, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result, anyhow, bail};
 use kernelet_spec::ContainerId;
-use kernelet_sys::{cgroup::Layout, process};
-use nix::sys::signal::Signal;
-use oci_spec::runtime::Spec;
-use serde_json::json;
+use kernelet_sys::{
+    cgroup::{Group, Layout},
+    process,
+};
+use nix::{libc, sys::signal::Signal};
+use serde::Serialize;
 
 use crate::{
     cli::{self, Global},
-    create, hooks,
-    state::{self, Folder, Saved, Status},
+    flags::{Flag, Given},
+    log,
+    state::{self, Folder, Saved},
 };
 
-#[derive(Args)]
-pub struct KillArgs {
-    id: String,
-    /// Name or number (default: TERM).
-    #[arg(default_value = "SIGTERM")]
-    signal: String,
-    /// Every process of the container.
-    #[arg(long, short)]
-    all: bool,
+pub const KILL: &[Flag] =
+    &[Flag::switch("all", "send the signal to all processes of the container").or("a")];
+
+/// What `state` and `list` print.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown<'a> {
+    oci_version: &'a str,
+    pub id: &'a str,
+    pub pid: i32,
+    pub status: &'static str,
+    pub bundle: &'a Path,
+    rootfs: &'a Path,
+    pub created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+    pub owner: String,
 }
 
-#[derive(Args)]
-pub struct ListArgs {
-    #[arg(long, short, value_enum, default_value = "table")]
-    format: Format,
-    /// Only ids.
-    #[arg(long, short)]
-    quiet: bool,
+impl<'a> Shown<'a> {
+    pub fn of(folder: &Folder, saved: &'a Saved, layout: &Layout) -> Shown<'a> {
+        let status = saved.status(folder, layout);
+        Shown {
+            oci_version: &saved.oci_version,
+            id: saved.id.as_str(),
+            pid: saved.pid_in(status),
+            status: status.name(),
+            bundle: &saved.bundle,
+            rootfs: &saved.rootfs,
+            created: state::rfc3339(saved.created_ns),
+            annotations: &saved.annotations,
+            owner: String::new(),
+        }
+    }
 }
 
-#[derive(Args)]
-pub struct PsArgs {
-    id: String,
-    #[arg(long, short, value_enum, default_value = "table")]
-    format: Format,
+/// The container that a command's first word names.
+pub fn named(global: &Global, given: &Given) -> Result<(ContainerId, Folder, Saved)> {
+    let id = cli::id(given.word(0))?;
+    let folder = Folder::of(global, &id);
+    let saved = folder.load()?;
+    Ok((id, folder, saved))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    Table,
-    Json,
+/// The container's group, for commands that can't do without.
+pub fn group<'a>(saved: &Saved, layout: &'a Layout) -> Result<Group<'a>> {
+    let path = saved.place.cgroup.as_ref();
+    Ok(layout.group(path.context("the container has no cgroup of its own")?))
 }
 
-/// OCI's state, as `state` prints it and hooks read it.
-pub fn state_json(folder: &Folder, saved: &Saved, layout: &Layout) -> String {
-    let status = saved.status(folder, layout);
-    let pid = if status == Status::Stopped {
-        0
-    } else {
-        saved.pid
-    };
-    let state = json!({
-        "ociVersion": saved.oci_version,
-        "id": saved.id.as_str(),
-        "pid": pid,
-        "status": status,
-        "bundle": saved.bundle,
-        "rootfs": saved.rootfs,
-        "created": state::rfc3339(saved.created),
-        "annotations": saved.annotations,
-    });
-    serde_json::to_string_pretty(&state).expect("a JSON value can be written")
-}
-
-pub fn state(global: &Global, id: &ContainerId) -> Result<()> {
-    let folder = Folder::of(global, id);
-    println!(
-        "{}",
-        state_json(&folder, &folder.load()?, &Layout::detect()?)
-    );
-    Ok(())
+pub fn state(global: &Global, given: &Given) -> Result<ExitCode> {
+    let (_, folder, saved) = named(global, given)?;
+    let layout = Layout::detect()?;
+    let shown = serde_json::to_string_pretty(&Shown::of(&folder, &saved, &layout))?;
+    log::out(&shown);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn signal_number(text: &str) -> Result<i32> {
     if let Ok(number) = text.parse::<i32>() {
-        return match number {
-            0..=64 => Ok(number),
-            _ => bail!("unknown signal {text:?}"),
-        };
+        return Ok(number);
     }
     let upper = text.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") {
-        upper
-    } else {
-        format!("SIG{upper}")
-    };
-    let signal: Signal = name
-        .parse()
-        .with_context(|| format!("unknown signal {text:?}"))?;
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let unknown = || anyhow!("unknown signal {text:?}");
+    // The real-time ones, as the C library numbers them.
+    if let Some(offset) = name.strip_prefix("RTMIN") {
+        return real_time(34, offset).with_context(unknown);
+    }
+    if let Some(offset) = name.strip_prefix("RTMAX") {
+        return real_time(64, offset).with_context(unknown);
+    }
+    let signal: Signal = format!("SIG{name}").parse().map_err(|_| unknown())?;
     Ok(signal as i32)
 }
 
-pub fn kill(global: &Global, args: &KillArgs) -> Result<()> {
-    let folder = Folder::of(global, &cli::id(&args.id)?);
-    let saved = folder.load()?;
-    let signal = signal_number(&args.signal)?;
-    if args.all {
+fn real_time(from: i32, offset: &str) -> Option<i32> {
+    let offset = if offset.is_empty() {
+        0
+    } else {
+        offset.parse::<i32>().ok()?
+    };
+    Some(from + offset).filter(|signal| (34..=64).contains(signal))
+}
+
+pub fn kill(global: &Global, given: &Given) -> Result<ExitCode> {
+    let (_, _, saved) = named(global, given)?;
+    let signal = match given.word(1) {
+        "" => libc::SIGTERM,
+        text => signal_number(text)?,
+    };
+    match send(&saved, signal, given.on("all")) {
+        // Whoever wants all of them gone has what it wanted.
+        Err(error) if given.on("all") && error.to_string() == "container not running" => {
+            Ok(ExitCode::SUCCESS)
+        }
+        other => other.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn send(saved: &Saved, signal: i32, all: bool) -> Result<()> {
+    // Without a pid namespace of its own, a container's processes outlive its first.
+    if saved.place.cgroup.is_some() && (all || signal == libc::SIGKILL && !saved.own_pids) {
         let layout = Layout::detect()?;
-        let group = layout.group(&saved.cgroup);
-        if signal == nix::libc::SIGKILL {
-            return Ok(group.kill()?);
+        let group = group(saved, &layout)?;
+        if signal == libc::SIGKILL {
+            return group.kill().context("unable to kill all processes");
         }
         for pid in group.pids_of_tree()? {
-            let to = process::pidfd_open(pid);
             // It may have ended since it was listed.
-            if let Ok(pidfd) = to {
-                process::pidfd_send_signal(pidfd.as_fd(), signal)?;
+            if let Ok(pidfd) = process::pidfd_open(pid) {
+                process::pidfd_send_signal(pidfd.as_fd(), signal).context("unable to signal")?;
             }
         }
         return Ok(());
     }
-    Ok(process::pidfd_send_signal(saved.pidfd()?.as_fd(), signal)?)
-}
-
-pub fn delete(global: &Global, id: &ContainerId, force: bool) -> Result<()> {
-    let folder = Folder::of(global, id);
-    let saved = match folder.load() {
-        Ok(saved) => saved,
-        Err(_) if force && !folder.path.exists() => return Ok(()),
-        Err(_) if force => return remove_half(&folder),
-        Err(e) => return Err(e),
-    };
-    let layout = Layout::detect()?;
-    match saved.status(&folder, &layout) {
-        Status::Running | Status::Paused if !force => {
-            bail!("cannot delete container {id} that is not stopped: use kill, or --force");
-        }
-        _ => {}
-    }
-    // The bundle may be gone by now; then so are its hooks.
-    let spec = create::load_spec(&saved.bundle).unwrap_or_default();
-    remove_all(&folder, &saved, &layout, &spec)
-}
-
-/// What a creation that was killed half-way has left. Without a plan it had made nothing yet.
-fn remove_half(folder: &Folder) -> Result<()> {
-    if let Ok(plan) = folder.load_plan() {
+    process::pidfd_send_signal(saved.pidfd()?.as_fd(), signal).context("unable to signal init")?;
+    if signal == libc::SIGKILL {
+        // On cgroup v1 it dies when it is thawed, and not before.
         let layout = Layout::detect()?;
-        let group = layout.group(&plan.cgroup);
-        group.kill()?;
-        group.wait_empty(Duration::from_secs(10))?;
-        group.remove(Duration::from_secs(5))?;
-    }
-    folder.remove()
-}
-
-/// Ends and removes everything, continuing past errors.
-pub fn remove_all(folder: &Folder, saved: &Saved, layout: &Layout, spec: &Spec) -> Result<()> {
-    let group = layout.group(&saved.cgroup);
-    let killed = group.kill();
-    let emptied = group.wait_empty(Duration::from_secs(10));
-    let removed = group.remove(Duration::from_secs(5));
-    let forgotten = folder.remove();
-    let state = || {
-        json!({
-            "ociVersion": saved.oci_version,
-            "id": saved.id.as_str(),
-            "pid": 0,
-            "status": "stopped",
-            "bundle": saved.bundle,
-            "annotations": saved.annotations,
-        })
-        .to_string()
-    };
-    let hooked = hooks::run(
-        "poststop",
-        spec.hooks().as_ref().and_then(|h| h.poststop().as_ref()),
-        state,
-    );
-    killed?;
-    if !emptied? {
-        bail!("processes of container {} outlive SIGKILL", saved.id);
-    }
-    removed?;
-    forgotten?;
-    hooked
-}
-
-fn all(global: &Global) -> Result<Vec<(Folder, Saved)>> {
-    let entries = match fs::read_dir(&global.root) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).with_context(|| format!("list {}", global.root.display())),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path: PathBuf = entry?.path();
-        let folder = Folder { path };
-        // One that is being made or removed right now isn't there yet or any more.
-        if let Ok(saved) = folder.load() {
-            found.push((folder, saved));
+        if saved.is_paused(&layout) {
+            let _ = group(saved, &layout)?.freeze(false);
         }
     }
-    found.sort_by(|a, b| a.1.id.cmp(&b.1.id));
-    Ok(found)
-}
-
-pub fn list(global: &Global, args: &ListArgs) -> Result<()> {
-    let layout = Layout::detect()?;
-    let found = all(global)?;
-    if args.quiet {
-        found.iter().for_each(|(_, saved)| println!("{}", saved.id));
-        return Ok(());
-    }
-    if args.format == Format::Json {
-        let states: Vec<serde_json::Value> = found
-            .iter()
-            .map(|(folder, saved)| serde_json::from_str(&state_json(folder, saved, &layout)))
-            .collect::<Result<_, _>>()?;
-        println!("{}", serde_json::to_string(&states)?);
-        return Ok(());
-    }
-    println!(
-        "{:<24} {:<10} {:<10} {:<36} CREATED",
-        "ID", "PID", "STATUS", "BUNDLE"
-    );
-    for (folder, saved) in &found {
-        let status = saved.status(folder, &layout);
-        let pid = if status == Status::Stopped {
-            0
-        } else {
-            saved.pid
-        };
-        let status = serde_json::to_value(status)?
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        let bundle = saved.bundle.display().to_string();
-        println!(
-            "{:<24} {pid:<10} {status:<10} {bundle:<36} {}",
-            saved.id.as_str(),
-            state::rfc3339(saved.created)
-        );
-    }
     Ok(())
 }
 
-pub fn ps(global: &Global, args: &PsArgs) -> Result<()> {
-    let saved = Folder::of(global, &cli::id(&args.id)?).load()?;
-    let layout = Layout::detect()?;
-    let pids = layout.group(&saved.cgroup).pids_of_tree()?;
-    if args.format == Format::Json {
-        println!("{}", serde_json::to_string(&pids)?);
-        return Ok(());
+/// Refuses a container that has ended.
+pub fn must_live(saved: &Saved) -> Result<()> {
+    match saved.is_alive() {
+        true => Ok(()),
+        false => bail!("container not running"),
     }
-    println!("{:<10} {:<10} COMMAND", "PID", "PPID");
-    for pid in pids {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let parent = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().nth(1))
-            .unwrap_or("?");
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        println!("{pid:<10} {parent:<10} {}", line.trim_end());
-    }
-    Ok(())
-}
-
-pub fn freeze(global: &Global, id: &ContainerId, on: bool) -> Result<()> {
-    let folder = Folder::of(global, id);
-    let saved = folder.load()?;
-    let layout = Layout::detect()?;
-    let status = saved.status(&folder, &layout);
-    match (on, status) {
-        (true, Status::Running | Status::Created) | (false, Status::Paused) => {}
-        (true, _) => bail!("container not running: {id}"),
-        (false, _) => bail!("container not paused: {id}"),
-    }
-    let group = layout.group(&saved.cgroup);
-    group.freeze(on)?;
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while group.frozen()? != on {
-        if std::time::Instant::now() > deadline {
-            bail!(
-                "container {id} did not {} within 10 s",
-                if on { "stop" } else { "go on" }
-            );
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -302,11 +165,14 @@ mod tests {
             ("sigterm", 15),
             ("SIGUSR1", 10),
             ("0", 0),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX-1", 63),
         ] {
             assert_eq!(signal_number(text).unwrap(), number, "{text}");
         }
-        for text in ["-1", "65", "SIGNOTHING", ""] {
-            assert!(signal_number(text).is_err(), "{text}");
+        for text in ["SIGNOTHING", "", "RTMIN+99", "RTMIN-1"] {
+            let error = signal_number(text).unwrap_err();
+            assert_eq!(error.to_string(), format!("unknown signal {text:?}"));
         }
     }
 }

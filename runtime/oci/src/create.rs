@@ -10,339 +10,449 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::Args;
-use kernelet_container::{CgroupView, Descriptors, Waiting, open_sources};
-use kernelet_spec::{ContainerId, ContainerPlan, NamespaceOf, Resources};
-use kernelet_sys::{cgroup::Layout, fd, namespace as ns, process, seccomp};
-use nix::fcntl::OFlag;
-use oci_spec::runtime::Spec;
-
-use crate::{
-    cli::{self, Global},
-    console, container, hooks,
-    state::{self, Folder, Saved},
+use kernelet_container::{
+    CreateError, ErrorKind as CreateErrorKind, InsideHooks, Waiting, in_child,
+};
+use kernelet_spec::{ContainerPlan, NamespaceOf, Resources};
+use kernelet_sys::{
+    cgroup::Layout,
+    fd,
+    process::{self, Process},
+};
+use nix::{
+    fcntl::OFlag,
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-#[derive(Args)]
-pub struct CreateArgs {
-    #[command(flatten)]
-    pub common: Common,
+use crate::{
+    bundle::{self, Bundle},
+    cli::{self, Global},
+    console, container, delete,
+    flags::{Flag, Given},
+    hooks::{self, Lists},
+    inherited::Inherited,
+    log,
+    notify::{Listening, Notify},
+    sources,
+    state::{self, Folder, Lock, Place, Saved},
+};
+
+macro_rules! common_flags {
+    ($($more:expr),* $(,)?) => {
+        &[
+            Flag::text("bundle", "path to the root of the bundle directory, defaults to the current directory").or("b"),
+            Flag::text("config", "name of the configuration file in the bundle (default: \"config.json\")").or("f"),
+            Flag::text(
+                "console-socket",
+                "path to an AF_UNIX socket which will receive a file descriptor referencing the master end of the console's pseudoterminal",
+            ),
+            Flag::text(
+                "pidfd-socket",
+                "path to an AF_UNIX socket which will receive a file descriptor referencing the init process",
+            ),
+            Flag::text("pid-file", "specify the file to write the process id to"),
+            Flag::switch(
+                "no-pivot",
+                "do not use pivot root to jail process inside rootfs.  This should be used whenever the rootfs is on top of a ramdisk",
+            ),
+            Flag::switch(
+                "no-new-keyring",
+                "do not create a new session keyring for the container.  This will cause the container to inherit the calling processes session key",
+            ),
+            Flag::number("preserve-fds", "Pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in total)"),
+            Flag::switch("no-subreaper", "disable the use of the subreaper used to reap reparented processes"),
+            $($more),*
+        ]
+    };
 }
 
-#[derive(Args)]
-pub struct Common {
-    id: String,
-    /// The bundle's folder (default: the working directory).
-    #[arg(long, short)]
-    bundle: Option<PathBuf>,
-    /// A unix socket that receives the terminal's controlling end.
-    #[arg(long)]
-    console_socket: Option<PathBuf>,
-    /// The container's process id is written here.
-    #[arg(long)]
-    pid_file: Option<PathBuf>,
-    /// Keep the caller's session keyring.
-    #[arg(long)]
-    no_new_keyring: bool,
-    /// Hand so many descriptors after stderr to the container.
-    #[arg(long, default_value_t = 0)]
-    preserve_fds: u16,
-    /// Refused: there is always a pivot.
-    #[arg(long)]
-    no_pivot: bool,
-}
-
-#[derive(Args)]
-pub struct RunArgs {
-    #[command(flatten)]
-    common: Common,
-    /// Return as soon as it runs.
-    #[arg(long, short)]
-    detach: bool,
-    /// Leave the container's state after it has ended.
-    #[arg(long)]
-    keep: bool,
-}
+pub const CREATE: &[Flag] = common_flags!();
+pub const RUN: &[Flag] = common_flags!(
+    Flag::switch("detach", "detach from the container's process").or("d"),
+    Flag::switch("keep", "do not delete the container after it exits"),
+);
 
 /// A made container.
 struct Made {
     folder: Folder,
     saved: Saved,
     waiting: Waiting,
-    spec: Spec,
-    layout: Layout,
+    notify: Option<Listening>,
 }
 
-pub fn create_command(global: &Global, args: CreateArgs) -> Result<()> {
-    let made = make(global, &args.common, Wait::AtFifo)?;
+pub fn create_command(global: &Global, given: &Given) -> Result<ExitCode> {
+    let made = make(global, given, Wait::AtFifo)?;
     // The process waits at the fifo; this one isn't needed any more.
     made.waiting.release();
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-pub fn start(global: &Global, id: &ContainerId) -> Result<()> {
-    let folder = Folder::of(global, id);
-    let saved = folder.load()?;
+pub fn start_command(global: &Global, given: &Given) -> Result<ExitCode> {
+    let (id, folder, saved) = container::named(global, given)?;
     if !saved.is_alive() {
         bail!("cannot start a container that has stopped");
     }
     // Without a reader, that is without the waiting process, this fails instead of blocking.
-    let opened = fd::open(&folder.fifo(), OFlag::O_WRONLY | OFlag::O_NONBLOCK, 0);
-    let fifo = match opened {
-        Err(e) if e.errno == nix::errno::Errno::ENOENT => {
-            bail!("cannot start an already running container")
-        }
+    let running = "cannot start an already running container";
+    let fifo = match fd::open(&folder.fifo(), OFlag::O_WRONLY | OFlag::O_NONBLOCK, 0) {
+        Err(e) if e.errno == nix::errno::Errno::ENOENT => bail!(running),
         other => other.context("open the exec fifo")?,
+    };
+    let listening = match Notify::of(&folder) {
+        Some(notify) if folder.notify().is_dir() => Some(notify.listen()?),
+        _ => None,
     };
     // Removed first: from the byte on, the container counts as running.
     match fs::remove_file(folder.fifo()) {
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            bail!("cannot start an already running container")
-        }
+        Err(e) if e.kind() == ErrorKind::NotFound => bail!(running),
         other => other.context("remove the exec fifo")?,
     }
     nix::unistd::write(&fifo, b"0").context("write to the exec fifo")?;
-    let spec = load_spec(&saved.bundle)?;
-    let layout = Layout::detect()?;
-    let state = || container::state_json(&folder, &saved, &layout);
-    hooks::run(
-        "poststart",
-        spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()),
-        state,
-    )
+    let started = match saved.start_hooks {
+        true => hear_of_start(&folder, fifo),
+        false => Ok(()),
+    };
+    started
+        .and_then(|()| after_start(&saved))
+        .or_else(|error| give_up(global, &id, error))?;
+    if let Some(listening) = listening {
+        listening.wait(saved.pidfd()?.as_fd(), saved.pid)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-pub fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
-    let foreground = !args.detach;
-    let signals = foreground.then(console::block_signals).transpose()?;
-    let mut made = make(global, &args.common, Wait::ForWord)?;
-    let terminal = made.waiting.terminal.take();
-    let started = made.waiting.start();
-    let (process, _) = match started {
-        Ok(started) => started,
-        Err(error) => {
-            let error = anyhow!(error.line());
-            return Err(
-                match container::remove_all(&made.folder, &made.saved, &made.layout, &made.spec) {
-                    Ok(()) => error,
-                    Err(also) => error.context(format!("{also:#}")),
-                },
-            );
+/// Waits until nobody has the other end of the fifo any more: its program begins, or it has ended, and said why.
+fn hear_of_start(folder: &Folder, fifo: OwnedFd) -> Result<()> {
+    loop {
+        let mut fds = [PollFd::new(fifo.as_fd(), PollFlags::empty())];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_)
+                if fds[0]
+                    .revents()
+                    .is_some_and(|r| r.contains(PollFlags::POLLERR)) =>
+            {
+                break;
+            }
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e).context("wait for the container's start"),
         }
+    }
+    match fs::read_to_string(folder.start_report()).unwrap_or_default() {
+        said if said.is_empty() => Ok(()),
+        said => bail!(said),
+    }
+}
+
+fn after_start(saved: &Saved) -> Result<()> {
+    hooks::run("poststart", &saved.poststart, None, || {
+        saved.oci_state("running", saved.pid)
+    })
+}
+
+/// A hook of the start has failed: by OCI's lifecycle the container is stopped and destroyed.
+fn give_up<T>(global: &Global, id: &kernelet_spec::ContainerId, error: anyhow::Error) -> Result<T> {
+    let folder = Folder::of(global, id);
+    let removed =
+        folder
+            .lock(Duration::from_secs(10))
+            .and_then(|lock| match (lock, folder.try_load()?) {
+                (Some(_held), Some(saved)) => delete::remove_all(&folder, &saved),
+                _ => Ok(()),
+            });
+    if let Err(also) = removed {
+        log::warn(&format!("{also:#}"));
+    }
+    Err(error)
+}
+
+pub fn run_command(global: &Global, given: &Given) -> Result<ExitCode> {
+    let foreground = !given.on("detach");
+    let signals = foreground.then(console::block_signals).transpose()?;
+    if foreground && !given.on("no-subreaper") {
+        process::become_subreaper()?;
+    }
+    let mut made = make(global, given, Wait::ForWord)?;
+    let id = made.saved.id.clone();
+    let terminal = made.waiting.terminal.take();
+    let started = made.waiting.start().map_err(start_error);
+    let process = match started.and_then(|(process, _)| after_start(&made.saved).map(|()| process))
+    {
+        Ok(process) => process,
+        Err(error) => return give_up(global, &id, error),
     };
-    hooks::run(
-        "poststart",
-        made.spec
-            .hooks()
-            .as_ref()
-            .and_then(|h| h.poststart().as_ref()),
-        || container::state_json(&made.folder, &made.saved, &made.layout),
-    )?;
     let Some(signals) = signals else {
+        if let Some(listening) = made.notify {
+            listening.wait(process.pidfd.as_fd(), process.pid)?;
+        }
         return Ok(ExitCode::SUCCESS);
     };
-    let ended = console::attend(&process, signals, terminal)?;
-    if !args.keep {
-        container::remove_all(&made.folder, &made.saved, &made.layout, &made.spec)?;
+    let ended = console::attend(&process, signals, terminal, made.notify)?;
+    if !given.on("keep") {
+        let lock = made.folder.lock(Duration::from_secs(10))?;
+        // Somebody may have deleted it already.
+        if lock.is_some()
+            && made
+                .folder
+                .try_load()?
+                .is_some_and(|saved| saved.pid == made.saved.pid)
+            && let Err(error) = delete::remove_all(&made.folder, &made.saved)
+        {
+            log::warn(&format!("{error:#}"));
+        }
     }
     Ok(ExitCode::from(ended.code() as u8))
 }
 
 /// What the process waits for.
-#[derive(PartialEq, Eq)]
-enum Wait {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
     AtFifo,
     ForWord,
 }
 
-pub fn load_spec(bundle: &Path) -> Result<Spec> {
-    let path = bundle.join("config.json");
-    let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("understand {}", path.display()))
+/// In the words that callers of OCI runtimes look for.
+pub fn start_error(error: CreateError) -> anyhow::Error {
+    anyhow!("unable to start container process: {}", error.line())
 }
 
-fn make(global: &Global, args: &Common, wait: Wait) -> Result<Made> {
-    if args.no_pivot {
-        bail!("--no-pivot is not supported");
-    }
-    let id = cli::id(&args.id)?;
-    let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
-    let bundle = bundle
-        .canonicalize()
-        .with_context(|| format!("find the bundle {}", bundle.display()))?;
-    let spec = load_spec(&bundle)?;
-    let plan = kernelet_spec::from_oci(&spec, id.clone(), &bundle)?;
-    kernelet_spec::validate(&plan)?;
-    hooks::check(spec.hooks().as_ref())?;
-    match (plan.terminal, &args.console_socket) {
-        (false, Some(_)) => bail!("--console-socket is for containers with process.terminal"),
-        (true, None) if wait == Wait::AtFifo => bail!("process.terminal needs --console-socket"),
-        _ => {}
-    }
+/// What is wanted, understood and checked.
+struct Wanted<'a> {
+    given: &'a Given,
+    wait: Wait,
+    bundle: Bundle,
+    plan: ContainerPlan,
+    lists: Lists,
+    inherited: Inherited,
+    place: Place,
+    pid_file: Option<PathBuf>,
+}
+
+fn make(global: &Global, given: &Given, wait: Wait) -> Result<Made> {
+    let pid_file = given
+        .path("pid-file")
+        .map(|path| cli::absolute(&path))
+        .transpose()?;
+    let mut bundle = bundle::enter(given)?;
+    let id = cli::id(given.word(0))?;
+    let lists = Lists::of(bundle.spec.hooks().as_ref())?;
+    let inherited = Inherited::of(given)?;
+    inherited.change(&mut bundle.spec);
     let layout = Layout::detect()?;
-    let folder = Folder::create(global, &id)?;
-    let result = folder
-        .save_plan(&plan)
-        .and_then(|()| make_in(&folder, args, wait, &plan, spec, &layout, bundle));
+    let notify = Notify::of(&Folder::of(global, &id));
+    if let Some(notify) = &notify {
+        notify.change(&mut bundle.spec)?;
+    }
+    let mut place = sources::place(global, &mut bundle.spec, &id)?;
+    let plan = kernelet_spec::from_oci(&bundle.spec, id.clone(), &bundle.path)?;
+    kernelet_spec::validate(&plan)?;
+    if global.manager != cli::Manager::Disabled {
+        place.cgroup = Some(plan.cgroup.clone());
+    }
+    let detached = wait == Wait::AtFifo || given.on("detach");
+    let socket = given.path("console-socket");
+    if detached && plan.terminal && socket.is_none() {
+        bail!("cannot allocate tty if runc will detach without setting console socket");
+    }
+    if (!detached || !plan.terminal) && socket.is_some() {
+        bail!("cannot use console socket if runc will not detach or allocate tty");
+    }
+    let wanted = Wanted {
+        given,
+        wait,
+        bundle,
+        plan,
+        lists,
+        inherited,
+        place,
+        pid_file,
+    };
+    sources::check_free(&wanted.place, &layout)?;
+    let (folder, lock) = Folder::create(global, &id)?;
+    let result = notify
+        .as_ref()
+        .map_or(Ok(()), Notify::make_folder)
+        .and_then(|()| make_placed(global, &folder, wanted, &layout, lock))
+        .and_then(|mut made| {
+            if wait == Wait::ForWord {
+                made.notify = notify.map(Notify::listen).transpose()?;
+            }
+            Ok(made)
+        });
     if result.is_err() {
         // Best effort: the error that matters is the first.
-        let group = layout.group(&plan.cgroup);
-        let _ = group.kill();
-        let _ = group.remove(Duration::from_secs(1));
-        let _ = folder.remove();
+        let _ = delete::remove_half(&folder);
     }
     result
 }
 
-fn make_in(
+/// With a unit of systemd's, the creation happens while a short-lived process keeps its place.
+fn make_placed(
+    global: &Global,
     folder: &Folder,
-    args: &Common,
-    wait: Wait,
-    plan: &ContainerPlan,
-    spec: Spec,
+    mut wanted: Wanted<'_>,
     layout: &Layout,
-    bundle: PathBuf,
+    lock: Lock,
 ) -> Result<Made> {
-    let descriptors = descriptors(folder, args, &wait, plan, layout)?;
+    folder.save_place(&wanted.place)?;
+    let Some(unit) = wanted.place.unit.clone() else {
+        sources::make_group(
+            global,
+            &mut wanted.place,
+            &wanted.plan,
+            &wanted.bundle.spec,
+            layout,
+        )?;
+        return make_in(folder, wanted, layout, lock);
+    };
+    let mut made = None;
+    in_child(
+        0,
+        || Ok(()),
+        |keeper| {
+            let plan = &wanted.plan;
+            let started = unit.start(
+                keeper.pid,
+                &plan.id,
+                layout.mode(),
+                &plan.resources,
+                &plan.annotations,
+            );
+            made = Some(started.and_then(|()| {
+                sources::make_group(
+                    global,
+                    &mut wanted.place,
+                    &wanted.plan,
+                    &wanted.bundle.spec,
+                    layout,
+                )?;
+                make_in(folder, wanted, layout, lock)
+            }));
+            Ok(())
+        },
+    )
+    .map_err(start_error)?;
+    made.context("the process that keeps the unit's place did not come up")?
+}
+
+fn make_in(folder: &Folder, wanted: Wanted<'_>, layout: &Layout, lock: Lock) -> Result<Made> {
+    let (plan, lists) = (&wanted.plan, &wanted.lists);
+    let mut saved = Saved {
+        id: plan.id.clone(),
+        pid: 0,
+        start_time: 0,
+        boot_id: process::boot_id()?,
+        rootfs: sources::rootfs(plan),
+        bundle: wanted.bundle.path.clone(),
+        created_ns: state::now_ns(),
+        place: wanted.place.clone(),
+        own_pids: plan.namespaces.pid == NamespaceOf::New,
+        namespaces: plan.namespaces.clone(),
+        annotations: plan.annotations.clone(),
+        oci_version: wanted.bundle.spec.version().clone(),
+        poststart: lists.poststart.clone(),
+        poststop: lists.poststop.clone(),
+        start_hooks: !lists.start_container.is_empty(),
+        rdt: sources::rdt(&wanted.bundle.spec, &plan.id),
+    };
+    let mut descriptors = sources::descriptors(
+        folder,
+        wanted.given,
+        wanted.wait,
+        plan,
+        &wanted.place,
+        layout,
+    )?;
+    descriptors.preserve = wanted.inherited.count;
+    descriptors.hooks = inside_hooks(folder, lists, &saved)?;
+    descriptors.listener = crate::listener::of(&plan.process, &saved, "creating");
+    descriptors.stop_before_pivot = !(lists.prestart.is_empty()
+        && lists.create_runtime.is_empty()
+        && lists.create_container.is_empty());
     // The rules bind the container's program; until it begins, only our own code runs in the group. On v2 the kernel
     // verifies and compiles them, which takes as long as a third of the root.
     let rules = Resources {
         devices: plan.resources.devices.clone(),
         ..Resources::default()
     };
-    let mut waiting = kernelet_container::create_beside(plan, descriptors, || {
-        layout.group(&plan.cgroup).set(&rules)
-    })
-    .map_err(|e| anyhow!(e.line()))?;
-    let pid = waiting.process.pid;
-    let proc = fd::open(Path::new("/proc"), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
-    let saved = Saved {
-        id: plan.id.clone(),
-        pid,
-        start_time: process::start_time(proc.as_fd(), pid)?,
-        boot_id: process::boot_id()?,
-        rootfs: match &plan.rootfs {
-            kernelet_spec::Rootfs::Path(path) => path.clone(),
-            kernelet_spec::Rootfs::Overlay { upper, .. } => upper.clone(),
-        },
-        bundle,
-        created: state::now(),
-        cgroup: plan.cgroup.clone(),
-        annotations: plan.annotations.clone(),
-        oci_version: spec.version().clone(),
+    let beside = || match &wanted.place.cgroup {
+        Some(path) => layout.group(path).set(&rules),
+        None => Ok(()),
     };
-    folder.save(&saved)?;
-    let state = || container::state_json(folder, &saved, layout);
-    let of = spec.hooks().as_ref();
-    let ran = hooks::run("prestart", of.and_then(|h| h.prestart().as_ref()), state)
-        .and_then(|()| {
-            hooks::run(
-                "createRuntime",
-                of.and_then(|h| h.create_runtime().as_ref()),
-                state,
-            )
-        })
-        .and_then(|()| match (&args.console_socket, waiting.terminal.take()) {
-            (Some(socket), Some(terminal)) => console::hand_over(socket, &terminal),
-            (_, terminal) => {
-                waiting.terminal = terminal;
-                Ok(())
-            }
-        })
-        .and_then(|()| match &args.pid_file {
-            Some(path) => state::write_whole(path, pid.to_string().as_bytes()),
-            None => Ok(()),
-        });
-    match ran {
+    let complete = |saved: &mut Saved, process: &Process| -> Result<()> {
+        let proc = fd::open(Path::new("/proc"), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
+        saved.pid = process.pid;
+        saved.start_time = process::start_time(proc.as_fd(), process.pid)?;
+        folder.save(saved)
+    };
+    let mut early = saved.clone();
+    let before_pivot = |process: &Process| {
+        complete(&mut early, process)
+            .and_then(|()| {
+                let state = || early.oci_state("creating", early.pid);
+                let bundle = Some(early.bundle.as_path());
+                hooks::run("prestart", &lists.prestart, bundle, state)?;
+                hooks::run("createRuntime", &lists.create_runtime, bundle, state)
+            })
+            .map_err(|error| CreateError {
+                kind: CreateErrorKind::Invalid,
+                what: format!("{error:#}"),
+                errno: None,
+            })
+    };
+    let mut waiting = kernelet_container::create_hooked(plan, descriptors, beside, before_pivot)
+        .map_err(start_error)?;
+    let done =
+        complete(&mut saved, &waiting.process).and_then(|()| hand_out(&wanted, &mut waiting));
+    drop(lock);
+    match done {
         Ok(()) => Ok(Made {
             folder: folder.clone(),
             saved,
             waiting,
-            spec,
-            layout: layout.clone(),
+            notify: None,
         }),
         Err(error) => {
             let (process, _) = waiting.release();
-            let _ = process::pidfd_send_signal(process.pidfd.as_fd(), nix::libc::SIGKILL);
+            let _ = process::pidfd_send_signal(process.pidfd.as_fd(), libc::SIGKILL);
             let _ = process::wait(process.pidfd.as_fd());
             Err(error)
         }
     }
 }
 
-fn descriptors(
-    folder: &Folder,
-    args: &Common,
-    wait: &Wait,
-    plan: &ContainerPlan,
-    layout: &Layout,
-) -> Result<Descriptors> {
-    let sources = open_sources(plan).map_err(|e| anyhow!(e.line()))?;
-    let group = layout.group(&plan.cgroup);
-    group.create(&Resources {
-        devices: None,
-        ..plan.resources.clone()
-    })?;
-    let fifo = match wait {
-        Wait::ForWord => None,
-        Wait::AtFifo => {
-            nix::unistd::mkfifo(
-                &folder.fifo(),
-                nix::sys::stat::Mode::from_bits_truncate(0o600),
-            )
-            .context("make the exec fifo")?;
-            Some(fd::open(&folder.fifo(), OFlag::O_RDWR, 0)?)
+/// Terminal, pidfd and pid to who asked for them.
+fn hand_out(wanted: &Wanted<'_>, waiting: &mut Waiting) -> Result<()> {
+    if let Some(socket) = wanted.given.path("console-socket")
+        && let Some(terminal) = waiting.terminal.take()
+    {
+        console::hand_over(&socket, b"/dev/ptmx", terminal.as_fd())?;
+    }
+    if let Some(socket) = wanted.given.path("pidfd-socket") {
+        console::hand_over(&socket, b"pidfd", waiting.process.pidfd.as_fd())?;
+    }
+    match &wanted.pid_file {
+        Some(path) => state::write_whole(path, waiting.process.pid.to_string().as_bytes(), 0o644),
+        None => Ok(()),
+    }
+}
+
+fn inside_hooks(folder: &Folder, lists: &Lists, saved: &Saved) -> Result<Option<InsideHooks>> {
+    if lists.create_container.is_empty() && lists.start_container.is_empty() {
+        return Ok(None);
+    }
+    let report = match lists.start_container.is_empty() {
+        true => None,
+        false => {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+            Some(fd::open(&folder.start_report(), flags, 0o600)?)
         }
     };
-    let path = |wish: &NamespaceOf| match wish {
-        NamespaceOf::Path(path) => fd::open(path, OFlag::O_RDONLY, 0).map(Some),
-        _ => Ok(None),
-    };
-    let of = &plan.namespaces;
-    let pid = path(&of.pid)?;
-    let filter = seccomp::filter_for(&plan.process.seccomp, plan.process.capabilities.bounding)?;
-    Ok(Descriptors {
-        root: sources.root,
-        sources: sources.mounts,
-        net: path(&of.net)?,
-        ipc: path(&of.ipc)?,
-        uts: path(&of.uts)?,
-        cgroup: path(&of.cgroup)?,
-        own_pid: own_pid(&pid)?,
-        pid,
-        join: group.join()?,
-        cgroup_view: CgroupView::of(layout),
-        stdio: if plan.terminal { None } else { Some(stdio()?) },
-        // The root is attached where it lies, in the container's own mount namespace only.
-        place: match &plan.rootfs {
-            kernelet_spec::Rootfs::Path(path) => path.clone(),
-            kernelet_spec::Rootfs::Overlay { work, .. } => work.clone(),
-        },
-        fifo,
-        filter: filter.map(|filter| (*filter).clone()),
-        preserve: args.preserve_fds,
-        new_keyring: !args.no_new_keyring,
-        hooks: None,
-        stop_before_pivot: false,
-        no_pivot: false,
-    })
-}
-
-/// The way back from another pid namespace, where one is entered.
-pub fn own_pid(target: &Option<OwnedFd>) -> Result<Option<OwnedFd>> {
-    let Some(_) = target else {
-        return Ok(None);
-    };
-    let proc = fd::open(Path::new("/proc"), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
-    Ok(Some(ns::open(proc.as_fd(), "self", "pid")?))
-}
-
-/// Copies of this process's own three.
-pub fn stdio() -> Result<[OwnedFd; 3]> {
-    let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().context("duplicate stdio");
-    Ok([
-        copy(std::io::stdin().as_fd())?,
-        copy(std::io::stdout().as_fd())?,
-        copy(std::io::stderr().as_fd())?,
-    ])
+    let saved = saved.clone();
+    Ok(Some(InsideHooks {
+        create_container: hooks::convert(&lists.create_container, false),
+        start_container: hooks::convert(&lists.start_container, true),
+        state: Box::new(move |status, pid| saved.oci_state(status, pid)),
+        report,
+    }))
 }

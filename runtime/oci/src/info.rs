@@ -1,91 +1,300 @@
-//! What this runtime says about itself: a starting configuration, and its features.
+//! What this runtime says about itself: its version, and a starting configuration.
 
-use std::{fs::File, io::Write, path::PathBuf};
+use std::{fs, process::ExitCode};
 
-use anyhow::{Context, Result};
-use kernelet_spec::{CapSet, Capability, MASKED_PATHS, READONLY_PATHS};
-use serde_json::json;
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::{Value, json, ser::PrettyFormatter};
 
-pub fn spec(bundle: Option<PathBuf>) -> Result<()> {
-    let path = bundle.unwrap_or_default().join("config.json");
-    let caps: Vec<&str> = CapSet::container_default()
-        .iter()
-        .map(Capability::name)
-        .collect();
-    let config = json!({
-        "ociVersion": "1.2.0",
-        "process": {
-            "terminal": false,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
-            "cwd": "/",
-            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-            "noNewPrivileges": true,
-        },
-        "root": {"path": "rootfs", "readonly": true},
-        "hostname": "kernelet",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "nodev", "noexec"]},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
-        ],
-        "linux": {
-            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}],
-            "maskedPaths": MASKED_PATHS,
-            "readonlyPaths": READONLY_PATHS,
-        },
-    });
-    let text = serde_json::to_string_pretty(&config)?;
-    // An existing configuration is somebody's work.
-    File::options()
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .and_then(|mut file| writeln!(file, "{text}"))
-        .with_context(|| format!("write {}", path.display()))
+use kernelet_sys::cgroup::{Layout, Mode};
+
+use crate::{
+    cli::Global,
+    flags::{Flag, Given},
+};
+
+/// OCI's runtime specification that this runtime follows.
+pub const OCI_VERSION: &str = "1.3.0";
+
+pub const FLAGS: &[Flag] = &[
+    Flag::text("bundle", "path to the root of the bundle directory").or("b"),
+    Flag::switch(
+        "rootless",
+        "generate a configuration for a rootless container",
+    ),
+];
+
+/// In the form that containerd and Docker read.
+pub fn version() -> String {
+    let commit = option_env!("KERNELET_COMMIT")
+        .map_or(String::new(), |commit| format!("commit: {commit}\n"));
+    format!(
+        "kernelet-oci version {}\n{commit}spec: {OCI_VERSION}\n",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
-pub fn features() -> Result<()> {
-    let caps: Vec<&str> = Capability::all().map(Capability::name).collect();
-    let features = json!({
-        "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
-        "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
-        "mountOptions": [
-            "async", "atime", "bind", "defaults", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime", "noexec",
-            "nolazytime", "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "rbind", "relatime",
-            "ro", "rprivate", "rro", "rshared", "rslave", "rw", "shared", "slave", "strictatime", "suid", "symfollow",
-        ],
-        "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
-            "capabilities": caps,
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false},
-            "seccomp": {
-                "enabled": true,
-                "actions": [
-                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
-                    "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
-                ],
-                "operators": [
-                    "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
-                ],
-                "archs": if cfg!(target_arch = "x86_64") { json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]) } else { json!(["SCMP_ARCH_AARCH64"]) },
-                "knownFlags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"],
-                "supportedFlags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"],
-            },
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
-        },
-    });
-    println!("{}", serde_json::to_string_pretty(&features)?);
-    Ok(())
+pub fn spec(_: &Global, given: &Given) -> Result<ExitCode> {
+    if let Some(bundle) = given.path("bundle") {
+        std::env::set_current_dir(&bundle)
+            .with_context(|| format!("chdir {}", bundle.display()))?;
+    }
+    if fs::symlink_metadata("config.json").is_ok() {
+        bail!("File config.json exists. Remove it first");
+    }
+    let pure_v2 = Layout::detect().is_ok_and(|layout| layout.mode() == Mode::V2);
+    let ids = (
+        nix::unistd::geteuid().as_raw(),
+        nix::unistd::getegid().as_raw(),
+    );
+    let text = example(pure_v2, given.on("rootless").then_some(ids))?;
+    // An existing configuration is somebody's work.
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open("config.json")
+        .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
+        .context("write config.json")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An object whose keys stay in the order they are written in here, as in runc's.
+struct Ordered(Vec<(&'static str, Node)>);
+
+enum Node {
+    Plain(Value),
+    Object(Ordered),
+    List(Vec<Ordered>),
+}
+
+impl Serialize for Ordered {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, node)| (key, node)))
+    }
+}
+
+impl Serialize for Node {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Node::Plain(value) => value.serialize(serializer),
+            Node::Object(object) => object.serialize(serializer),
+            Node::List(list) => list.serialize(serializer),
+        }
+    }
+}
+
+fn plain(value: Value) -> Node {
+    Node::Plain(value)
+}
+
+fn object(fields: Vec<(&'static str, Node)>) -> Node {
+    Node::Object(Ordered(fields))
+}
+
+/// `rootless`: the ids of who will run it.
+fn example(cgroup_namespace: bool, rootless: Option<(u32, u32)>) -> Result<String> {
+    let caps = || {
+        plain(json!([
+            "CAP_AUDIT_WRITE",
+            "CAP_KILL",
+            "CAP_NET_BIND_SERVICE"
+        ]))
+    };
+    let user = Ordered(vec![("uid", plain(json!(0))), ("gid", plain(json!(0)))]);
+    let limit = Ordered(vec![
+        ("type", plain(json!("RLIMIT_NOFILE"))),
+        ("hard", plain(json!(1024))),
+        ("soft", plain(json!(1024))),
+    ]);
+    let env = json!([
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "TERM=xterm"
+    ]);
+    let process = object(vec![
+        ("terminal", plain(json!(true))),
+        ("user", Node::Object(user)),
+        ("args", plain(json!(["sh"]))),
+        ("env", plain(env)),
+        ("cwd", plain(json!("/"))),
+        (
+            "capabilities",
+            object(vec![
+                ("bounding", caps()),
+                ("effective", caps()),
+                ("permitted", caps()),
+            ]),
+        ),
+        ("rlimits", Node::List(vec![limit])),
+        ("noNewPrivileges", plain(json!(true))),
+    ]);
+    let whole = Ordered(vec![
+        ("ociVersion", plain(json!(OCI_VERSION))),
+        ("process", process),
+        (
+            "root",
+            object(vec![
+                ("path", plain(json!("rootfs"))),
+                ("readonly", plain(json!(true))),
+            ]),
+        ),
+        ("hostname", plain(json!("runc"))),
+        ("mounts", Node::List(mounts(rootless.is_some()))),
+        ("linux", linux(cgroup_namespace, rootless)),
+    ]);
+    let mut text = Vec::new();
+    let mut serializer =
+        serde_json::Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b"\t"));
+    whole.serialize(&mut serializer)?;
+    Ok(String::from_utf8(text)?)
+}
+
+fn mounts(rootless: bool) -> Vec<Ordered> {
+    let table: [(&str, &str, &str, &[&str]); 7] = [
+        ("/proc", "proc", "proc", &[]),
+        (
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        (
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        (
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
+        (
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
+        (
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", "ro"],
+        ),
+        (
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        ),
+    ];
+    let one = |(destination, kind, source, options): (&str, &str, &str, &[&str])| {
+        // A sysfs of one's own needs a network namespace of one's own.
+        let (kind, source, options) = match (rootless, destination) {
+            (true, "/sys") => (
+                "none",
+                "/sys",
+                &["rbind", "nosuid", "noexec", "nodev", "ro"][..],
+            ),
+            _ => (kind, source, options),
+        };
+        let mapped = |option: &&&str| {
+            !(rootless && (option.starts_with("gid=") || option.starts_with("uid=")))
+        };
+        let options: Vec<&&str> = options.iter().filter(mapped).collect();
+        let mut fields = vec![
+            ("destination", plain(json!(destination))),
+            ("type", plain(json!(kind))),
+            ("source", plain(json!(source))),
+        ];
+        if !options.is_empty() {
+            fields.push(("options", plain(json!(options))));
+        }
+        Ordered(fields)
+    };
+    table.into_iter().map(one).collect()
+}
+
+fn linux(cgroup_namespace: bool, rootless: Option<(u32, u32)>) -> Node {
+    let mut kinds = vec!["pid", "network", "ipc", "uts", "mount"];
+    if cgroup_namespace {
+        kinds.push("cgroup");
+    }
+    let mut fields = Vec::new();
+    if let Some((uid, gid)) = rootless {
+        kinds.retain(|kind| *kind != "network");
+        kinds.push("user");
+        for (name, id) in [("uidMappings", uid), ("gidMappings", gid)] {
+            let mapping = Ordered(vec![
+                ("containerID", plain(json!(0))),
+                ("hostID", plain(json!(id))),
+                ("size", plain(json!(1))),
+            ]);
+            fields.push((name, Node::List(vec![mapping])));
+        }
+    } else {
+        let rule = Ordered(vec![
+            ("allow", plain(json!(false))),
+            ("access", plain(json!("rwm"))),
+        ]);
+        fields.push((
+            "resources",
+            object(vec![("devices", Node::List(vec![rule]))]),
+        ));
+    }
+    let namespaces = kinds
+        .into_iter()
+        .map(|kind| Ordered(vec![("type", plain(json!(kind)))]));
+    fields.push(("namespaces", Node::List(namespaces.collect())));
+    let masked = json!([
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/proc/sched_debug",
+        "/sys/firmware",
+        "/proc/scsi",
+    ]);
+    fields.push(("maskedPaths", plain(masked)));
+    let readonly = json!([
+        "/proc/bus",
+        "/proc/fs",
+        "/proc/irq",
+        "/proc/sys",
+        "/proc/sysrq-trigger"
+    ]);
+    fields.push(("readonlyPaths", plain(readonly)));
+    object(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_starting_configuration_is_one_that_is_understood() {
+        for rootless in [None, Some((1000, 100))] {
+            let text = example(true, rootless).unwrap();
+            assert!(
+                text.starts_with(
+                    "{\n\t\"ociVersion\": \"1.3.0\",\n\t\"process\": {\n\t\t\"terminal\": true,"
+                ),
+                "{text}"
+            );
+            let spec: oci_spec::runtime::Spec = serde_json::from_str(&text).unwrap();
+            let id = kernelet_spec::ContainerId::new("c").unwrap();
+            let plan = kernelet_spec::from_oci(&spec, id, std::path::Path::new("/b")).unwrap();
+            kernelet_spec::validate(&plan).unwrap();
+        }
+    }
 }

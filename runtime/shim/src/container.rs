@@ -124,6 +124,7 @@ impl Pod {
                 wish => self.namespace(wish, "process", |s| &s.pid)?,
             },
             cgroup: None,
+            joined: kernelet_container::Joined::default(),
             join,
             cgroup_view: CgroupView {
                 v1: cgroup_view.v1,
@@ -134,6 +135,7 @@ impl Pod {
             own_pid: Some(duplicate(self.own_pid.as_fd())?),
             fifo: None,
             filter,
+            listener: None,
             preserve: 0,
             new_keyring: true,
             hooks: None,

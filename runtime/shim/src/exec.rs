@@ -103,7 +103,9 @@ impl Pod {
             stdio,
             own_pid: Some(duplicate(self.own_pid.as_fd())?),
             filter,
+            listener: None,
             preserve: 0,
+            inside: kernelet_container::Inside::default(),
         };
         let waiting = kernelet_container::exec(&exec.plan, made)?;
         let (process, terminal) = waiting.start()?;

@@ -58,6 +58,7 @@ pub struct Capability(u8);
 pub struct UnknownCapability(pub String);
 
 impl Capability {
+    pub const SETGID: Capability = Capability(6);
     pub const SYS_ADMIN: Capability = Capability(21);
 
     /// Its number in the kernel.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{MountFlags, MountPlan, MountSource, Propagation};
+use crate::{MountExtra, MountFlags, MountPlan, MountSource, Propagation};
 
 /// Hidden from containers unless `procMount: Unmasked` or privileged.
 pub const MASKED_PATHS: &[&str] = &[
@@ -37,6 +37,7 @@ pub fn kubernetes_mounts(privileged: bool) -> Vec<MountPlan> {
         source,
         flags,
         propagation: Propagation::Private,
+        extra: MountExtra::default(),
     };
     let no_suid = MountFlags {
         no_suid: true,

@@ -1,17 +1,20 @@
 //! A bundle's `config.json` as a plan. What isn't supported is an error that names the field; nothing
 //! is passed over in silence.
 
+mod attributes;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod process;
 mod resources;
+mod root;
 mod seccomp;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use oci_spec::runtime::{Linux, LinuxDeviceType, Spec};
+use oci_spec::runtime::{Linux, Spec};
 
-use crate::{ContainerId, ContainerPlan, DeviceKind, DeviceNode, Rootfs};
+use crate::{ContainerId, ContainerPlan, Rootfs};
 
 /// A field that can't be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +24,7 @@ pub struct FromOciError {
     pub reason: String,
 }
 
+pub use mount_options::MOUNT_OPTIONS;
 pub use process::process_of;
 pub use resources::resources as oci_resources;
 
@@ -53,9 +57,14 @@ pub fn from_oci(spec: &Spec, id: ContainerId, bundle: &Path) -> Result<Container
         return refuse("linux", "is missing");
     };
     check_linux(linux)?;
-    let mounts = mounts::mounts(spec.mounts().as_deref().unwrap_or_default(), bundle)?;
-    let paths =
-        |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
+    let namespaces = namespaces::namespaces(linux)?;
+    let rootfs = mounts::clean(&bundle.join(root.path()));
+    let around = mounts::Around {
+        bundle,
+        rootfs: &rootfs,
+        user: root::user_namespace(&namespaces),
+    };
+    let mounts = mounts::mounts(spec.mounts().as_deref().unwrap_or_default(), &around)?;
     let sysctls = linux
         .sysctl()
         .iter()
@@ -64,17 +73,19 @@ pub fn from_oci(spec: &Spec, id: ContainerId, bundle: &Path) -> Result<Container
         .collect();
     Ok(ContainerPlan {
         process: process::process_of(process, linux)?,
-        rootfs: Rootfs::Path(bundle.join(root.path())),
+        rootfs: Rootfs::Path(rootfs),
         read_only_rootfs: root.readonly().unwrap_or(false),
+        root: root::options(linux)?,
         mounts,
-        devices: devices(linux)?,
-        masked_paths: paths(linux.masked_paths()),
-        readonly_paths: paths(linux.readonly_paths()),
-        namespaces: namespaces::namespaces(linux)?,
+        devices: root::devices(linux)?,
+        masked_paths: root::paths(linux.masked_paths()),
+        readonly_paths: root::paths(linux.readonly_paths()),
+        namespaces,
+        net_devices: namespaces::net_devices_of(linux),
         cgroup: cgroup(linux, &id)?,
         resources: resources::resources(linux.resources().as_ref())?,
-        hostname: spec.hostname().clone(),
-        domainname: spec.domainname().clone(),
+        hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
+        domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
         sysctls,
         log: None,
         stdin: true,
@@ -90,32 +101,15 @@ pub fn from_oci(spec: &Spec, id: ContainerId, bundle: &Path) -> Result<Container
 }
 
 fn check_linux(linux: &Linux) -> Result<()> {
-    unsupported("linux.intelRdt", linux.intel_rdt())?;
-    unsupported("linux.memoryPolicy", linux.memory_policy())?;
-    unsupported("linux.personality", linux.personality())?;
-    unsupported("linux.timeOffsets", linux.time_offsets())?;
-    unsupported("linux.netDevices", linux.net_devices())?;
-    for (field, mappings) in [
-        ("linux.uidMappings", linux.uid_mappings()),
-        ("linux.gidMappings", linux.gid_mappings()),
-    ] {
-        unsupported(field, &mappings.as_ref().filter(|m| !m.is_empty()))?;
-    }
-    unsupported(
-        "linux.mountLabel",
-        &linux.mount_label().as_ref().filter(|l| !l.is_empty()),
-    )?;
-    match linux.rootfs_propagation().as_deref() {
-        None | Some("" | "private" | "rprivate" | "slave" | "rslave") => Ok(()),
-        Some(other) => refuse(
-            "linux.rootfsPropagation",
-            format!("{other} is not supported: the root is always private"),
-        ),
-    }
+    unsupported("linux.intelRdt", linux.intel_rdt())
 }
 
 /// Numbers beyond 31 bits are refused: somebody would read them as negative, and one of those is root.
 fn id(field: &str, id: u32) -> Result<u32> {
+    #[cfg(feature = "weakened")]
+    if crate::weakened::is_out(crate::weakened::Defence::Ids) {
+        return Ok(id);
+    }
     match i32::try_from(id) {
         Ok(_) => Ok(id),
         Err(_) => refuse(field, format!("{id} is beyond 2147483647")),
@@ -140,31 +134,7 @@ fn cgroup(linux: &Linux, id: &ContainerId) -> Result<String> {
     Ok(format!("/{}", text.trim_matches('/')))
 }
 
-fn devices(linux: &Linux) -> Result<Vec<DeviceNode>> {
-    let mut nodes = Vec::new();
-    for (index, device) in linux.devices().iter().flatten().enumerate() {
-        let field = format!("linux.devices[{index}]");
-        let number = |n: i64| {
-            u32::try_from(n).or_else(|_| refuse(&field, format!("{n} is no device number")))
-        };
-        let kind = match device.typ() {
-            LinuxDeviceType::B => DeviceKind::Block,
-            LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,
-            LinuxDeviceType::P => DeviceKind::Fifo,
-            LinuxDeviceType::A => return refuse(field, "a node can't be of all types"),
-        };
-        nodes.push(DeviceNode {
-            path: device.path().clone(),
-            kind,
-            major: number(device.major())?,
-            minor: number(device.minor())?,
-            mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-            uid: id(&field, device.uid().unwrap_or(0))?,
-            gid: id(&field, device.gid().unwrap_or(0))?,
-        });
-    }
-    Ok(nodes)
-}
-
+#[cfg(test)]
+mod process_tests;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CapabilitySets, ContainerId, MountPlan, Resources, SeccompProfile};
+use crate::{
+    CapabilitySets, ContainerId, MountPlan, Namespaces, ProcessAttributes, Propagation, Resources,
+    SeccompProfile,
+};
 
 /// One container, fully resolved. The same type serves pods and OCI bundles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +17,7 @@ pub struct ContainerPlan {
     pub rootfs: Rootfs,
     /// `readOnlyRootFilesystem`: the root mount itself, not the mounts below it.
     pub read_only_rootfs: bool,
+    pub root: RootOptions,
     /// Carried out in this order. See [`crate::kubernetes_mounts`] for what every pod has.
     pub mounts: Vec<MountPlan>,
     /// Nodes made in `/dev` beyond the default ones (null, zero, full, random, urandom, tty).
@@ -21,6 +25,9 @@ pub struct ContainerPlan {
     pub masked_paths: Vec<PathBuf>,
     pub readonly_paths: Vec<PathBuf>,
     pub namespaces: Namespaces,
+    /// The host's network devices that move into the container's network namespace, with the names
+    /// they get there.
+    pub net_devices: Vec<(String, String)>,
     /// The container's cgroup, below each hierarchy's root, e.g.
     /// `/kernelet/kubepods/burstable/pod<uid>/<container id>`.
     pub cgroup: String,
@@ -40,6 +47,15 @@ pub struct ContainerPlan {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// How the root becomes one.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RootOptions {
+    /// OCI's `linux.rootfsPropagation`.
+    pub propagation: Propagation,
+    /// OCI's `linux.mountLabel`: the SELinux context of every file system that is made.
+    pub mount_label: Option<String>,
+}
+
 /// A process in a container, its first or one that exec adds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessPlan {
@@ -56,6 +72,7 @@ pub struct ProcessPlan {
     pub rlimits: Vec<Rlimit>,
     /// `None` leaves the parent's. Lowering needs CAP_SYS_RESOURCE; EPERM is reported.
     pub oom_score_adj: Option<i32>,
+    pub attributes: ProcessAttributes,
 }
 
 /// Who the process is.
@@ -88,6 +105,10 @@ impl NameOrId {
     pub fn parse(text: &str) -> Result<Self, std::num::ParseIntError> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
             // i32 is the bound Kubernetes and the kernel's signed callers share.
+            #[cfg(feature = "weakened")]
+            if crate::weakened::is_out(crate::weakened::Defence::Ids) && text.len() > 10 {
+                return Ok(NameOrId::Name(text.to_owned()));
+            }
             return text.parse::<i32>().map(|id| NameOrId::Id(id as u32));
         }
         Ok(NameOrId::Name(text.to_owned()))
@@ -121,54 +142,6 @@ pub enum Rootfs {
         upper: PathBuf,
         work: PathBuf,
     },
-}
-
-/// Whose namespace a process gets.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum NamespaceOf {
-    /// No descriptor: the host's (`hostNetwork`, `hostPID`, `hostIPC`).
-    Host,
-    /// One that the pod's shim holds.
-    Pod,
-    #[default]
-    New,
-    /// OCI's `namespaces[].path`.
-    Path(PathBuf),
-    /// That of a running container of the same pod. Process namespaces only.
-    Container(ContainerId),
-}
-
-/// The mount namespace isn't listed: it is always new.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Namespaces {
-    pub pid: NamespaceOf,
-    pub net: NamespaceOf,
-    pub ipc: NamespaceOf,
-    pub uts: NamespaceOf,
-    pub cgroup: NamespaceOf,
-    /// `Some` only with a new user namespace.
-    pub user: Option<(Vec<IdMapping>, Vec<IdMapping>)>,
-}
-
-impl Namespaces {
-    /// A container of an ordinary pod: its own pid and cgroup namespaces, the pod's others.
-    pub fn of_pod() -> Self {
-        Namespaces {
-            pid: NamespaceOf::New,
-            net: NamespaceOf::Pod,
-            ipc: NamespaceOf::Pod,
-            uts: NamespaceOf::Pod,
-            cgroup: NamespaceOf::New,
-            user: None,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdMapping {
-    pub container_id: u32,
-    pub host_id: u32,
-    pub size: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,9 @@ pub struct Resources {
     pub cpu_period_us: Option<u64>,
     pub cpu_burst_us: Option<u64>,
     pub cpu_idle: Option<i64>,
+    /// Microseconds a period for real-time processes; v1 only.
+    pub cpu_rt_runtime_us: Option<i64>,
+    pub cpu_rt_period_us: Option<u64>,
     pub cpuset_cpus: Option<String>,
     pub cpuset_mems: Option<String>,
     /// Bytes; -1: no limit.
@@ -22,18 +25,71 @@ pub struct Resources {
     /// Memory and swap together, bytes; -1: no limit.
     pub memory_swap: Option<i64>,
     pub memory_reservation: Option<i64>,
+    /// Of the kernel's memory, and of its TCP buffers; v1 only.
+    pub memory_kernel: Option<i64>,
+    pub memory_kernel_tcp: Option<i64>,
+    /// 0 to 100; v1 only.
+    pub memory_swappiness: Option<u64>,
+    /// v1 only.
+    pub oom_kill_disable: bool,
+    /// A limit below what is used now is refused (v2; v1's kernel does so by itself).
+    pub memory_check_before_update: bool,
     /// All of the group dies when one of its processes is chosen (v2's `memory.oom.group`).
     pub oom_group: bool,
-    /// -1: no limit.
+    /// Negative: no limit. 0 counts as 1, as in other runtimes: the container's first process exists anyway.
     pub pids_limit: Option<i64>,
     /// 10 to 1000.
     pub blkio_weight: Option<u16>,
+    /// Against the group's children; v1 only.
+    pub blkio_leaf_weight: Option<u16>,
+    pub blkio_device_weights: Vec<DeviceWeight>,
+    pub blkio_throttles: Vec<Throttle>,
+    /// v1 only.
+    pub net_class_id: Option<u32>,
+    /// Interface and priority; v1 only.
+    pub net_priorities: Vec<(String, u32)>,
+    /// By device.
+    pub rdma: BTreeMap<String, RdmaLimit>,
     pub hugepages: Vec<HugepageLimit>,
     /// Applied in order, the last match wins, on top of "nothing is allowed".
     /// `None`: every device (a pod's group, a privileged container).
     pub devices: Option<Vec<DeviceRule>>,
     /// OCI's `unified`: written as given, v2 only.
     pub unified: BTreeMap<String, String>,
+}
+
+/// A block device's weight against others: 10 to 1000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceWeight {
+    pub major: u32,
+    pub minor: u32,
+    pub weight: Option<u16>,
+    pub leaf_weight: Option<u16>,
+}
+
+/// At most so much of one block device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throttle {
+    pub kind: ThrottleKind,
+    pub major: u32,
+    pub minor: u32,
+    /// Bytes or operations a second; 0: no limit.
+    pub rate: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ThrottleKind {
+    ReadBps,
+    WriteBps,
+    ReadIops,
+    WriteIops,
+}
+
+/// `None`: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RdmaLimit {
+    pub handles: Option<u32>,
+    pub objects: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,14 @@
 //! The default system call filter: what ordinary programs need is allowed, the rest is EPERM.
 //!
-//! An allow list, so that a call of tomorrow's kernel is refused until somebody has looked at it. It
-//! follows the profile that Docker, containerd and Podman share, so that an image which runs there
-//! runs here: some calls open only with the capability they belong to.
+//! An allow list, so that a call of tomorrow's kernel is refused until somebody has looked at it. Its effect is that of
+//! the profile which Docker, containerd, CRI-O and Podman share (`facts/seccomp_default.txt`), so that an image which
+//! runs there runs here: some calls open only with the capability they belong to, some exist on one machine only. What
+//! that profile ties to a kernel's version (ptrace from 4.8 on, where it can't change a call after the filter has seen
+//! it) holds for every kernel we run on.
 
 use crate::{
-    ArgCompare, CapSet, Capability, SeccompAction, SeccompArg, SeccompProfile, SeccompRule,
+    ArgCompare, CapSet, Capability, SeccompAction, SeccompArch, SeccompArg, SeccompFlags,
+    SeccompProfile, SeccompRule,
 };
 
 const EPERM: u16 = 1;
@@ -63,8 +66,39 @@ const ALLOWED: &[&str] = &[
     "write", "writev",
     // Kernel 4.8 made ptrace safe against seccomp; our floor is above it.
     "ptrace", "process_vm_readv", "process_vm_writev",
-    "arch_prctl", "modify_ldt",
 ];
+
+/// What a machine alone has.
+fn of_machine(machine: Machine) -> &'static [&'static str] {
+    match machine {
+        Machine::X86_64 => &["arch_prctl", "modify_ldt"],
+        Machine::Aarch64 => &[
+            "arm_fadvise64_64",
+            "arm_sync_file_range",
+            "breakpoint",
+            "cacheflush",
+            "set_tls",
+            "sync_file_range2",
+        ],
+    }
+}
+
+/// Machines that there is a filter for, each with the smaller ones whose programs it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// With i386 and x32.
+    X86_64,
+    /// With 32-bit ARM.
+    Aarch64,
+}
+
+impl Machine {
+    /// What this program was built for.
+    pub const NATIVE: Machine = match cfg!(target_arch = "aarch64") {
+        true => Machine::Aarch64,
+        false => Machine::X86_64,
+    };
+}
 
 /// With this capability, these too.
 #[rustfmt::skip]
@@ -72,7 +106,7 @@ const BY_CAPABILITY: &[(&str, &[&str])] = &[
     ("CAP_DAC_READ_SEARCH", &["open_by_handle_at"]),
     ("CAP_SYS_ADMIN", &[
         "bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick", "lookup_dcookie",
-        "mount", "mount_setattr", "move_mount", "open_tree", "perf_event_open", "quotactl", "quotactl_fd",
+        "lsm_get_self_attr", "lsm_list_modules", "lsm_set_self_attr", "mount", "mount_setattr", "move_mount", "open_tree", "perf_event_open", "quotactl", "quotactl_fd",
         "setdomainname", "sethostname", "setns", "syslog", "umount", "umount2", "unshare",
     ]),
     ("CAP_SYS_BOOT", &["reboot"]),
@@ -97,10 +131,18 @@ fn rule(names: &[&str], action: SeccompAction, args: Vec<SeccompArg>) -> Seccomp
     }
 }
 
-/// The default profile for a process with these capabilities.
+/// The default profile for a process that can have these capabilities (its bounding set), on this machine.
 pub fn default_profile(capabilities: CapSet) -> SeccompProfile {
+    default_profile_of(Machine::NATIVE, capabilities)
+}
+
+/// The same for any machine.
+pub fn default_profile_of(machine: Machine, capabilities: CapSet) -> SeccompProfile {
     let allow = SeccompAction::Allow;
-    let mut rules = vec![rule(ALLOWED, allow, vec![])];
+    let mut rules = vec![
+        rule(ALLOWED, allow, vec![]),
+        rule(of_machine(machine), allow, vec![]),
+    ];
     // personality: Linux, Linux32, no ASLR change, and asking.
     for value in [0x0, 0x8, 0x20000, 0x20008, 0xffff_ffff] {
         let arg = SeccompArg {
@@ -110,12 +152,17 @@ pub fn default_profile(capabilities: CapSet) -> SeccompProfile {
         };
         rules.push(rule(&["personality"], allow, vec![arg]));
     }
-    // AF_VSOCK (40) reaches the hypervisor past the network namespace.
-    for compare in [ArgCompare::Less, ArgCompare::Greater] {
+    // Address families. AF_VSOCK (40) reaches the hypervisor past the network namespace; AF_ALG (38) opens the kernel's
+    // own cryptography to every program, which needs it for nothing, and has been a way into the kernel.
+    for (compare, value) in [
+        (ArgCompare::Less, 38),
+        (ArgCompare::Equal, 39),
+        (ArgCompare::Greater, 40),
+    ] {
         let arg = SeccompArg {
             index: 0,
             compare,
-            value: 40,
+            value,
         };
         rules.push(rule(&["socket"], allow, vec![arg]));
     }
@@ -142,41 +189,19 @@ pub fn default_profile(capabilities: CapSet) -> SeccompProfile {
     SeccompProfile {
         default_action: SeccompAction::Errno(EPERM),
         rules,
-        log: false,
-        compat: true,
+        flags: SeccompFlags {
+            spec_allow: true,
+            ..SeccompFlags::default()
+        },
+        archs: match machine {
+            Machine::X86_64 => vec![SeccompArch::Compat, SeccompArch::X32],
+            Machine::Aarch64 => vec![SeccompArch::Compat],
+        },
+        unknown_is_enosys: true,
+        listener: None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn allows(caps: CapSet, call: &str) -> bool {
-        default_profile(caps).rules.iter().any(|r| {
-            r.action == SeccompAction::Allow
-                && r.args.is_empty()
-                && r.names.iter().any(|n| n == call)
-        })
-    }
-
-    #[test]
-    fn what_breaks_out_needs_its_capability() {
-        let plain = CapSet::container_default();
-        for call in [
-            "mount",
-            "unshare",
-            "setns",
-            "bpf",
-            "keyctl",
-            "add_key",
-            "userfaultfd",
-            "io_uring_setup",
-            "kexec_load",
-        ] {
-            assert!(!allows(plain, call), "{call} is open to every container");
-        }
-        assert!(allows(plain, "openat"));
-        assert!(allows(plain.with(Capability::SYS_ADMIN), "mount"));
-        assert!(!allows(CapSet::all(), "kexec_load"));
-    }
-}
+#[path = "seccomp_default_tests.rs"]
+mod tests;

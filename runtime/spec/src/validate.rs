@@ -55,9 +55,9 @@ pub(crate) fn check_sysctl(field: &str, name: &str, value: &str) -> Result<(), P
     Ok(())
 }
 
-/// Which namespace a sysctl belongs to; `None`: the whole host's, which no container may set.
+/// Which namespace a sysctl belongs to; `None`: the whole host's, which no container may set. `name` has
+/// dots as separators.
 fn sysctl_namespace(name: &str) -> Option<Owner> {
-    let name = name.replace('/', ".");
     const IPC: [&str; 8] = [
         "kernel.msgmax",
         "kernel.msgmnb",
@@ -70,12 +70,29 @@ fn sysctl_namespace(name: &str) -> Option<Owner> {
     ];
     if name.starts_with("net.") {
         Some(Owner::Net)
-    } else if IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
+    } else if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
         Some(Owner::Ipc)
-    } else if name == "kernel.domainname" || name == "kernel.hostname" {
+    } else if name == "kernel.domainname" {
         Some(Owner::Uts)
+    } else if name.starts_with("user.") {
+        Some(Owner::User)
     } else {
         None
+    }
+}
+
+/// With dots as separators: the first separator says which of the two is one, and the other is itself.
+fn dotted(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name.as_bytes()[at] == b'/' => name
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            })
+            .collect(),
+        _ => name.to_owned(),
     }
 }
 
@@ -83,6 +100,16 @@ enum Owner {
     Net,
     Ipc,
     Uts,
+    User,
+}
+
+/// Which namespaces are not the host's.
+#[derive(Clone, Copy)]
+struct Own {
+    net: bool,
+    ipc: bool,
+    uts: bool,
+    user: bool,
 }
 
 /// Checks a container's plan.
@@ -148,12 +175,17 @@ pub fn validate(plan: &ContainerPlan) -> Result<(), PlanError> {
     }
     for (i, mount) in plan.mounts.iter().enumerate() {
         check_path(format!("mounts[{i}].destination"), &mount.destination)?;
-        if mount.destination == Path::new("/") {
+        let remount = matches!(mount.source, crate::MountSource::Remount { .. });
+        if mount.destination == Path::new("/") && !remount {
             return err(format!("mounts[{i}].destination"), "is the root itself");
         }
         // Anything but procfs at /proc could fake what the runtime reads and writes there.
         let below = mount.destination.strip_prefix("/proc");
-        let is_proc = matches!(mount.source, crate::MountSource::Proc);
+        let is_proc = match &mount.source {
+            crate::MountSource::Proc => true,
+            crate::MountSource::Filesystem { fs_type, .. } => fs_type == "proc",
+            _ => false,
+        };
         if matches!(&below, Ok(rest) if rest.as_os_str().is_empty())
             && !is_proc
             && !is_host_proc(mount)
@@ -163,7 +195,7 @@ pub fn validate(plan: &ContainerPlan) -> Result<(), PlanError> {
                 "only procfs can be mounted at /proc",
             );
         }
-        const LXCFS: [&str; 8] = [
+        const LXCFS: [&str; 10] = [
             "cpuinfo",
             "diskstats",
             "meminfo",
@@ -172,6 +204,8 @@ pub fn validate(plan: &ContainerPlan) -> Result<(), PlanError> {
             "uptime",
             "loadavg",
             "slabinfo",
+            "sys/kernel/ns_last_pid",
+            "sys/crypto/fips_enabled",
         ];
         if let Ok(rest) = below
             && !rest.as_os_str().is_empty()
@@ -191,24 +225,37 @@ pub fn validate(plan: &ContainerPlan) -> Result<(), PlanError> {
     }
     for (i, device) in plan.devices.iter().enumerate() {
         check_path(format!("linux.devices[{i}].path"), &device.path)?;
-        if !device.path.starts_with("/dev") {
-            return err(format!("linux.devices[{i}].path"), "is not below /dev");
+        if device.path == Path::new("/") {
+            return err(format!("linux.devices[{i}].path"), "is the root itself");
         }
     }
     check_path("linux.cgroupsPath", Path::new(&plan.cgroup))?;
     if let Some(name) = &plan.hostname {
-        if plan.namespaces.uts != NamespaceOf::New {
-            return err("hostname", "needs a new UTS namespace");
+        if plan.namespaces.uts == NamespaceOf::Host {
+            return err(
+                "hostname",
+                "unable to set hostname without a private UTS namespace",
+            );
         }
         if name.is_empty() || name.len() > 64 {
             return err("hostname", "is not 1 to 64 bytes long");
         }
     }
+    if plan.domainname.is_some() && plan.namespaces.uts == NamespaceOf::Host {
+        return err(
+            "domainname",
+            "unable to set domainname without a private UTS namespace",
+        );
+    }
+    let own = |of: &NamespaceOf| *of != NamespaceOf::Host;
     check_sysctls(
         &plan.sysctls,
-        plan.namespaces.net != NamespaceOf::Host,
-        plan.namespaces.ipc != NamespaceOf::Host,
-        plan.namespaces.uts != NamespaceOf::Host,
+        Own {
+            net: own(&plan.namespaces.net),
+            ipc: own(&plan.namespaces.ipc),
+            uts: own(&plan.namespaces.uts),
+            user: own(&plan.namespaces.user),
+        },
     )?;
     if let Some(log) = &plan.log {
         let stays = log
@@ -238,37 +285,39 @@ pub fn validate_sandbox(plan: &SandboxPlan) -> Result<(), PlanError> {
     check_text("hostname", &plan.hostname)?;
     check_sysctls(
         &plan.sysctls,
-        !plan.host_network,
-        !plan.host_ipc,
-        !plan.host_network,
+        Own {
+            net: !plan.host_network,
+            ipc: !plan.host_ipc,
+            uts: !plan.host_network,
+            user: false,
+        },
     )
 }
 
 fn check_sysctls(
     sysctls: &std::collections::BTreeMap<String, String>,
-    own_net: bool,
-    own_ipc: bool,
-    own_uts: bool,
+    own: Own,
 ) -> Result<(), PlanError> {
     for (name, value) in sysctls {
-        check_sysctl("sysctls", name, value)?;
-        let owned = match sysctl_namespace(name) {
-            Some(Owner::Net) => own_net,
-            Some(Owner::Ipc) => own_ipc,
-            Some(Owner::Uts) => own_uts,
-            None => {
-                return err(
-                    format!("sysctls[{name:?}]"),
-                    "belongs to no namespace: it would change the host",
-                );
+        check_sysctl("linux.sysctl", name, value)?;
+        let name = dotted(name);
+        let field = format!("linux.sysctl[{name:?}]");
+        let host = match sysctl_namespace(&name) {
+            Some(Owner::Net) if !own.net => "not allowed in host network namespace",
+            Some(Owner::Ipc) if !own.ipc => "is not allowed in the hosts ipc namespace",
+            Some(Owner::User) if !own.user => {
+                let reason =
+                    format!("setting ucounts without a user namespace not allowed: {name}");
+                return err(field, reason);
             }
+            Some(Owner::Uts) if !own.uts => "is not in a separate kernel namespace",
+            Some(_) => continue,
+            None if name == "kernel.hostname" && own.uts => {
+                "is not allowed as it conflicts with the OCI \"hostname\" field"
+            }
+            None => "is not in a separate kernel namespace",
         };
-        if !owned {
-            return err(
-                format!("sysctls[{name:?}]"),
-                "belongs to a namespace that is the host's here",
-            );
-        }
+        return err(field, format!("sysctl {name:?} {host}"));
     }
     Ok(())
 }

@@ -92,6 +92,22 @@ pub fn sealed_memfd(name: &CStr, content: &[u8]) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Whether the file is one that [`sealed_memfd`] made; it may be open as a place only.
+pub fn is_sealed(file: BorrowedFd<'_>) -> bool {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // A place doesn't tell its seals, so it is opened again; only what is named like a memory file.
+    let is_memory = |name: std::path::PathBuf| name.to_string_lossy().starts_with("/memfd:");
+    if !std::fs::read_link(&path).is_ok_and(is_memory) {
+        return false;
+    }
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    // SAFETY: fcntl without an argument on a descriptor we own.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & libc::F_SEAL_WRITE != 0
+}
+
 /// `openat` on a folder's descriptor, close-on-exec.
 pub fn open_at(dir: BorrowedFd<'_>, path: &str, flags: OFlag, mode: u32) -> Result<OwnedFd> {
     nix::fcntl::openat(

@@ -7,41 +7,34 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kernelet_spec::{MountFlags, Propagation};
+use kernelet_spec::MountFlags;
 use nix::errno::Errno;
 
 use crate::error::{Result, SysError};
 
+mod attributes;
+mod id_map;
+
+pub use attributes::{
+    Locks, make_private, set_attributes, set_attributes_with, set_id_map, set_propagation,
+    set_read_only,
+};
+pub use id_map::id_map_namespace;
+
 const FSOPEN_CLOEXEC: u32 = 1;
+const FSPICK_CLOEXEC: u32 = 1;
+const FSPICK_EMPTY_PATH: u32 = 8;
 const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
+const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
 const OPEN_TREE_CLONE: u32 = 1;
 const OPEN_TREE_CLOEXEC: u32 = libc::O_CLOEXEC as u32;
 const AT_RECURSIVE: u32 = 0x8000;
 const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH as u32;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x4;
 const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
-
-const ATTR_RDONLY: u64 = 0x1;
-const ATTR_NOSUID: u64 = 0x2;
-const ATTR_NODEV: u64 = 0x4;
-const ATTR_NOEXEC: u64 = 0x8;
-const ATTR_ATIME: u64 = 0x70;
-const ATTR_NOATIME: u64 = 0x10;
-const ATTR_STRICTATIME: u64 = 0x20;
-const ATTR_NODIRATIME: u64 = 0x80;
-const ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
-
-#[repr(C)]
-#[derive(Default)]
-struct MountAttr {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
 
 /// A file system's configuration context.
 #[derive(Debug)]
@@ -64,6 +57,17 @@ pub fn fs_open(name: &str) -> Result<FsContext> {
     Ok(FsContext {
         fd: own(fd, || format!("open the file system type {name}"))?,
         name: name.to_owned(),
+    })
+}
+
+/// The file system of a mounted place, to be reconfigured.
+pub fn fs_pick(place: BorrowedFd<'_>) -> Result<FsContext> {
+    let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+    // SAFETY: an empty C string and integers.
+    let fd = unsafe { libc::syscall(libc::SYS_fspick, place.as_raw_fd(), c"".as_ptr(), flags) };
+    Ok(FsContext {
+        fd: own(fd, || "open a mounted file system".to_owned())?,
+        name: "mounted".to_owned(),
     })
 }
 
@@ -118,8 +122,48 @@ impl FsContext {
         text
     }
 
+    /// Options of the file system itself, as `mount(8)` writes them.
+    pub fn options(&self, options: &[(String, Option<String>)]) -> Result<()> {
+        for (key, value) in options {
+            match value {
+                Some(value) => self.set(key, value)?,
+                None => self.flag(key)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn own_flags(&self, flags: MountFlags) -> Result<()> {
+        let own = flags.file_system;
+        for (on, name) in [
+            (own.sync, "sync"),
+            (own.dir_sync, "dirsync"),
+            (own.mand, "mand"),
+            (own.lazy_time, "lazytime"),
+            (own.i_version, "iversion"),
+        ] {
+            if on {
+                self.flag(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Other options for a file system that is mounted already.
+    pub fn reconfigure(
+        self,
+        flags: MountFlags,
+        options: &[(String, Option<String>)],
+    ) -> Result<()> {
+        self.own_flags(flags)?;
+        self.options(options)?;
+        self.flag(if flags.read_only { "ro" } else { "rw" })?;
+        self.config(FSCONFIG_CMD_RECONFIGURE, None, None)
+    }
+
     /// A mount of it, not yet anywhere.
     pub fn mount(self, flags: MountFlags) -> Result<OwnedFd> {
+        self.own_flags(flags)?;
         self.config(FSCONFIG_CMD_CREATE, None, None)?;
         // SAFETY: integers only.
         let fd = unsafe {
@@ -127,34 +171,13 @@ impl FsContext {
                 libc::SYS_fsmount,
                 self.as_raw_fd(),
                 FSMOUNT_CLOEXEC,
-                attributes(flags),
+                attributes::bits(flags),
             )
         };
         own(fd, || {
             format!("mount a {} file system{}", self.name, self.messages())
         })
     }
-}
-
-fn attributes(flags: MountFlags) -> u64 {
-    let bits = [
-        (flags.read_only || flags.recursive_read_only, ATTR_RDONLY),
-        (flags.no_suid, ATTR_NOSUID),
-        (flags.no_dev, ATTR_NODEV),
-        (flags.no_exec, ATTR_NOEXEC),
-        (flags.no_dir_atime, ATTR_NODIRATIME),
-        (flags.no_sym_follow, ATTR_NOSYMFOLLOW),
-    ];
-    let atime = if flags.no_atime {
-        ATTR_NOATIME
-    } else if flags.strict_atime {
-        ATTR_STRICTATIME
-    } else {
-        0
-    };
-    bits.iter()
-        .filter(|(on, _)| *on)
-        .fold(atime, |all, (_, bit)| all | bit)
 }
 
 /// A tmpfs; `size` in bytes, `None` for the kernel's default.
@@ -239,75 +262,6 @@ pub fn copy_tree(source: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
     // SAFETY: an empty C string and integers.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, source.as_raw_fd(), c"".as_ptr(), flags) };
     own(fd, || "copy a mount".to_owned())
-}
-
-/// Gives a mount flags and propagation. Flags come on top of those it has: a copy of a read-only
-/// mount never becomes writable.
-pub fn set_attributes(
-    mount: BorrowedFd<'_>,
-    flags: MountFlags,
-    propagation: Propagation,
-) -> Result<()> {
-    let set = attributes(flags);
-    let atime = flags.no_atime || flags.strict_atime || flags.rel_atime;
-    let this = MountAttr {
-        set,
-        clear: if atime { ATTR_ATIME } else { 0 },
-        ..MountAttr::default()
-    };
-    if set != 0 || atime {
-        mount_setattr(mount, 0, &this)?;
-    }
-    let below = MountAttr {
-        set: if flags.recursive_read_only {
-            ATTR_RDONLY
-        } else {
-            0
-        },
-        propagation: match propagation {
-            Propagation::Private => libc::MS_PRIVATE,
-            Propagation::HostToContainer => libc::MS_SLAVE,
-            Propagation::Bidirectional => libc::MS_SHARED,
-        },
-        ..MountAttr::default()
-    };
-    mount_setattr(mount, AT_RECURSIVE, &below)
-}
-
-/// Makes one mount (not those below it) read-only.
-pub fn set_read_only(mount: BorrowedFd<'_>) -> Result<()> {
-    let attr = MountAttr {
-        set: ATTR_RDONLY,
-        ..MountAttr::default()
-    };
-    mount_setattr(mount, 0, &attr)
-}
-
-/// Nothing that is mounted here or below from now on shows elsewhere, nor the other way.
-pub fn make_private(mount: BorrowedFd<'_>) -> Result<()> {
-    let attr = MountAttr {
-        propagation: libc::MS_PRIVATE,
-        ..MountAttr::default()
-    };
-    mount_setattr(mount, AT_RECURSIVE, &attr)
-}
-
-fn mount_setattr(mount: BorrowedFd<'_>, flags: u32, attr: &MountAttr) -> Result<()> {
-    // SAFETY: an empty C string; the attribute is of the size given and outlives the call.
-    let n = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            AT_EMPTY_PATH | flags,
-            std::ptr::from_ref(attr),
-            size_of::<MountAttr>(),
-        )
-    };
-    if n < 0 {
-        return Err(SysError::last("set a mount's attributes"));
-    }
-    Ok(())
 }
 
 /// Puts a mount at a place: a folder's or a file's descriptor in the caller's mount namespace.

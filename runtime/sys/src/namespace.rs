@@ -13,6 +13,7 @@ pub const NEWIPC: u64 = libc::CLONE_NEWIPC as u64;
 pub const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
 pub const NEWPID: u64 = libc::CLONE_NEWPID as u64;
 pub const NEWNET: u64 = libc::CLONE_NEWNET as u64;
+pub const NEWTIME: u64 = 0x80;
 
 /// Enters a namespace (a descriptor of it), or several of a process (its pidfd). For `NEWPID` only
 /// the children to come are there.
@@ -46,13 +47,13 @@ pub fn unshare(kinds: u64) -> Result<()> {
 }
 
 /// A namespace of the calling thread or of a process, through a procfs descriptor.
-/// `who`: `self`, `thread-self` or a pid. `kind`: `net`, `ipc`, `uts`, `mnt`, `pid`, `cgroup`, `user`.
+/// `who`: `self`, `thread-self` or a pid. `kind`: `net`, `ipc`, `uts`, `mnt`, `pid`, `cgroup`, `user`, `time`.
 pub fn open(proc: BorrowedFd<'_>, who: &str, kind: &str) -> Result<OwnedFd> {
     crate::fd::open_at(proc, &format!("{who}/ns/{kind}"), OFlag::O_RDONLY, 0)
 }
 
 fn names(kinds: u64) -> String {
-    const NAMES: [(u64, &str); 7] = [
+    const NAMES: [(u64, &str); 8] = [
         (NEWNS, "mnt"),
         (NEWCGROUP, "cgroup"),
         (NEWUTS, "uts"),
@@ -60,6 +61,7 @@ fn names(kinds: u64) -> String {
         (NEWUSER, "user"),
         (NEWPID, "pid"),
         (NEWNET, "net"),
+        (NEWTIME, "time"),
     ];
     let set: Vec<&str> = NAMES
         .iter()

@@ -66,10 +66,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// In a process with several threads the child has only the calling one: until exec it must not
 /// allocate, lock, or run a destructor. A single-threaded caller has no such bound.
 pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
-    let mut pidfd = -1_i32;
     let mut args = CloneArgs {
-        flags: flags | CLONE_PIDFD,
-        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        flags,
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
     };
@@ -77,6 +75,31 @@ pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forke
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = group.as_raw_fd() as u64;
     }
+    // SAFETY: this function's contract.
+    unsafe { clone3_with(args) }
+}
+
+/// The same, but the new process is the caller's parent's child: that one is told of its end, and reaps it.
+///
+/// # Safety
+/// As of [`clone3`].
+pub unsafe fn clone3_sibling(flags: u64) -> Result<Forked> {
+    let args = CloneArgs {
+        flags: flags | libc::CLONE_PARENT as u64,
+        // Its end is signalled as the caller's is; another signal may not be given.
+        exit_signal: 0,
+        ..CloneArgs::default()
+    };
+    // SAFETY: this function's contract.
+    unsafe { clone3_with(args) }
+}
+
+/// # Safety
+/// As of [`clone3`].
+unsafe fn clone3_with(mut args: CloneArgs) -> Result<Forked> {
+    let mut pidfd = -1_i32;
+    args.flags |= CLONE_PIDFD;
+    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     // SAFETY: the arguments are valid and outlive the call; without CLONE_VM the child has memory of
     // its own, so nothing is shared behind Rust's back. The rest is this function's contract.
     let pid = unsafe {
@@ -103,6 +126,17 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if fd < 0 {
         return Err(SysError::last(format!("open process {pid}")));
+    }
+    // SAFETY: new and only ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A copy of another process's descriptor. Needs the right to trace it. Kernel 5.6.
+pub fn take_descriptor(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
+    // SAFETY: integers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    if fd < 0 {
+        return Err(SysError::last("take a process's descriptor"));
     }
     // SAFETY: new and only ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
@@ -257,17 +291,33 @@ pub fn set_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     // SAFETY: the slice is valid for the count given.
     let n = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
     if n < 0 {
-        return Err(SysError::last("set supplementary groups"));
+        let error = SysError::last("set supplementary groups");
+        // With the right to do it, this can only be a user namespace that has given it up: an ordinary user's,
+        // whose groups stay as they are, because nobody can change them.
+        let given_up = error.errno == Errno::EPERM
+            && crate::capability::permitted()?.contains(kernelet_spec::Capability::SETGID);
+        if !given_up {
+            return Err(error);
+        }
     }
     // SAFETY: integers only.
     if unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) } < 0 {
-        return Err(SysError::last(format!("become group {gid}")));
+        return Err(change("gid", gid));
     }
     // SAFETY: integers only.
     if unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) } < 0 {
-        return Err(SysError::last(format!("become user {uid}")));
+        return Err(change("uid", uid));
     }
     Ok(())
+}
+
+fn change(kind: &str, id: u32) -> SysError {
+    let errno = Errno::last();
+    let what = match errno {
+        Errno::EINVAL => format!("cannot set{kind} to unmapped {kind} {id} in user namespace"),
+        _ => format!("become {kind} {id}"),
+    };
+    SysError::new(what, errno)
 }
 
 /// Leaves the session keyring that was inherited for a new, empty one. A kernel without keyrings has
@@ -331,6 +381,11 @@ const RLIMITS: [(&str, u32); 16] = [
 
 /// Sets one limit of the calling process. Raising a hard limit needs CAP_SYS_RESOURCE.
 pub fn set_rlimit(name: &str, soft: u64, hard: u64) -> Result<()> {
+    set_rlimit_of(0, name, soft, hard)
+}
+
+/// The same of another process; 0 is the calling one.
+pub fn set_rlimit_of(pid: i32, name: &str, soft: u64, hard: u64) -> Result<()> {
     let known = RLIMITS.iter().find(|(known, _)| *known == name);
     let Some((_, number)) = known else {
         return Err(SysError::new(
@@ -347,7 +402,7 @@ pub fn set_rlimit(name: &str, soft: u64, hard: u64) -> Result<()> {
     let n = unsafe {
         libc::syscall(
             libc::SYS_prlimit64,
-            0,
+            pid,
             *number,
             std::ptr::from_ref(&limit),
             old,

@@ -9,12 +9,14 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::{Component, Path},
+    path::Path,
 };
 
 use nix::{errno::Errno, fcntl::OFlag, sys::stat::Mode};
 
 use crate::error::{Result, SysError};
+
+mod make;
 
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_NO_SYMLINKS: u64 = 0x04;
@@ -107,7 +109,8 @@ fn open_in_raw(
     Err(Errno::EAGAIN)
 }
 
-/// A folder in the root as a descriptor, made (0755) with its parents where it is missing.
+/// A folder in the root as a descriptor, made (0755) with its parents where it is missing, also where a
+/// symlink leads to a place that isn't there yet.
 pub fn folder(root: BorrowedFd<'_>, path: &Path, symlinks: Symlinks) -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
     match open_in_raw(root, path, flags, 0, symlinks) {
@@ -120,45 +123,18 @@ pub fn folder(root: BorrowedFd<'_>, path: &Path, symlinks: Symlinks) -> Result<O
             ));
         }
     }
-    // Step by step from the root, each prefix resolved in the root again, so that a symlink on the way
-    // means what it will mean to the container.
-    let mut so_far = std::path::PathBuf::from("/");
-    let mut dir = open_in(root, &so_far, flags, 0, symlinks)?;
-    for component in path.components() {
-        let Component::Normal(name) = component else {
-            if component == Component::ParentDir {
-                return Err(SysError::new(
-                    format!("make {}: it contains ..", path.display()),
-                    Errno::EINVAL,
-                ));
-            }
-            continue;
-        };
-        so_far.push(name);
-        dir = match open_in_raw(root, &so_far, flags, 0, symlinks) {
-            Ok(next) => next,
-            Err(Errno::ENOENT) => {
-                match nix::sys::stat::mkdirat(&dir, name, Mode::from_bits_truncate(0o755)) {
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(e) => {
-                        return Err(SysError::new(
-                            format!("make {} in the root", so_far.display()),
-                            e,
-                        ));
-                    }
-                }
-                // A dangling symlink is here, too: it exists, and leads nowhere. That is its end.
-                open_in(root, &so_far, flags, 0, symlinks)?
-            }
-            Err(e) => {
-                return Err(SysError::new(
-                    format!("open {} in the root", so_far.display()),
-                    e,
-                ));
-            }
-        };
+    made(root, path, make::End::Folder, symlinks)?;
+    open_in(root, path, flags, 0, symlinks)
+}
+
+fn made(root: BorrowedFd<'_>, path: &Path, end: make::End, symlinks: Symlinks) -> Result<()> {
+    #[cfg(feature = "weakened")]
+    if kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::InRoot) {
+        return make::by_path(root, path, end)
+            .map_err(|e| SysError::io(format!("make {}", path.display()), &e));
     }
-    Ok(dir)
+    make::make(root, path, end, symlinks)
+        .map_err(|e| SysError::new(format!("make {} in the root", path.display()), e))
 }
 
 /// A place for a file to be mounted on: what is there already, or a new empty file.
@@ -173,18 +149,27 @@ pub fn file_place(root: BorrowedFd<'_>, path: &Path, symlinks: Symlinks) -> Resu
             ));
         }
     }
+    made(root, path, make::End::File, symlinks)?;
+    open_in(root, path, OFlag::O_PATH, 0, symlinks)
+}
+
+/// The place itself, where a symlink is not followed at its end: a file is made if nothing is there.
+pub fn place_itself(root: BorrowedFd<'_>, path: &Path, symlinks: Symlinks) -> Result<OwnedFd> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(SysError::new(
-            format!("make the file {}", path.display()),
-            Errno::EINVAL,
-        ));
+        let what = format!("use {} as a place", path.display());
+        return Err(SysError::new(what, Errno::EINVAL));
     };
     let dir = folder(root, parent, symlinks)?;
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    nix::fcntl::openat(dir.as_fd(), name, flags, Mode::from_bits_truncate(0o644))
-        .map_err(|e| SysError::new(format!("make the file {} in the root", path.display()), e))?;
-    open_in(root, path, OFlag::O_PATH, 0, symlinks)
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let open = || nix::fcntl::openat(dir.as_fd(), name, flags, Mode::empty());
+    let fd = match open() {
+        Err(Errno::ENOENT) => {
+            made(root, path, make::End::File, Symlinks::Refused)?;
+            open()
+        }
+        other => other,
+    };
+    fd.map_err(|e| SysError::new(format!("open {} in the root", path.display()), e))
 }
 
 /// Whether the descriptor is a folder's.
@@ -224,4 +209,55 @@ pub fn read_small(root: BorrowedFd<'_>, path: &Path, limit: u64) -> Result<Optio
     )
     .map_err(|e| SysError::io(format!("read {} in the root", path.display()), &e))?;
     Ok(Some(content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> (std::path::PathBuf, OwnedFd) {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("kernelet-root-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        let fd = crate::fd::open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0).unwrap();
+        (path, fd)
+    }
+
+    #[test]
+    fn a_dangling_symlink_leads_to_a_place_inside() {
+        let (path, fd) = root();
+        let link =
+            |target: &str, at: &str| std::os::unix::fs::symlink(target, path.join(at)).unwrap();
+        std::fs::create_dir(path.join("etc")).unwrap();
+        link("/tmp/foo/bar", "jump");
+        link("/jump/baz/hosts", "etc/hosts");
+        let file = file_place(fd.as_fd(), Path::new("/etc/hosts"), Symlinks::Inside).unwrap();
+        assert!(!is_folder(file.as_fd()).unwrap());
+        assert!(path.join("tmp/foo/bar/baz/hosts").is_file());
+        // Above the root is the root.
+        link("../../../../../../up", "out");
+        folder(fd.as_fd(), Path::new("/out/x"), Symlinks::Inside).unwrap();
+        assert!(path.join("up/x").is_dir());
+        let refused = folder(fd.as_fd(), Path::new("/jump"), Symlinks::Refused).unwrap_err();
+        assert_eq!(refused.errno, Errno::ELOOP);
+        link("b", "a");
+        link("a", "b");
+        let looped = folder(fd.as_fd(), Path::new("/a/c"), Symlinks::Inside).unwrap_err();
+        assert_eq!(looped.errno, Errno::ELOOP);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_symlink_can_be_the_place_itself() {
+        let (path, fd) = root();
+        std::os::unix::fs::symlink("/nowhere", path.join("link")).unwrap();
+        let link = place_itself(fd.as_fd(), Path::new("/link"), Symlinks::Inside).unwrap();
+        let mode = nix::sys::stat::fstat(&link).unwrap().st_mode;
+        assert_eq!(mode & libc::S_IFMT, libc::S_IFLNK);
+        place_itself(fd.as_fd(), Path::new("/new/file"), Symlinks::Inside).unwrap();
+        assert!(path.join("new/file").is_file() && !path.join("nowhere").exists());
+        std::fs::remove_dir_all(path).unwrap();
+    }
 }

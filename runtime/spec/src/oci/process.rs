@@ -2,25 +2,11 @@
 
 use oci_spec::runtime::{Capabilities, Linux, Process};
 
-use super::{Result, id, refuse, seccomp, unsupported};
+use super::{Result, attributes, id, refuse, seccomp};
 use crate::{CapSet, CapabilitySets, NameOrId, ProcessPlan, Rlimit, Seccomp, UserPlan};
 
 /// Also for exec's `--process`.
 pub fn process_of(process: &Process, linux: &Linux) -> Result<ProcessPlan> {
-    unsupported(
-        "process.selinuxLabel",
-        &process.selinux_label().as_ref().filter(|l| !l.is_empty()),
-    )?;
-    unsupported(
-        "process.apparmorProfile",
-        &process
-            .apparmor_profile()
-            .as_ref()
-            .filter(|p| !p.is_empty()),
-    )?;
-    unsupported("process.ioPriority", process.io_priority())?;
-    unsupported("process.scheduler", process.scheduler())?;
-    unsupported("process.execCPUAffinity", process.exec_cpu_affinity())?;
     let user = process.user();
     let groups = user.additional_gids().iter().flatten();
     let capabilities = match process.capabilities() {
@@ -59,6 +45,7 @@ pub fn process_of(process: &Process, linux: &Linux) -> Result<ProcessPlan> {
         },
         rlimits: rlimits.collect(),
         oom_score_adj: process.oom_score_adj(),
+        attributes: attributes::attributes(process, linux)?,
     })
 }
 

@@ -1,24 +1,33 @@
-//! Wanted limits to the files of whichever version has the controller.
+//! Wanted limits to the files of whichever version has the controller. What a version can't do is an error
+//! that names the field of OCI's `linux.resources`.
 
-use std::path::Path;
+mod io;
+mod memory;
 
-use kernelet_spec::Resources;
+use std::path::{Path, PathBuf};
+
+use kernelet_spec::{RdmaLimit, Resources};
 use nix::errno::Errno;
 
 use super::{Group, Layout, devices, missing, read, write};
-use crate::error::Result;
+use crate::{SysError, error::Result};
 
 /// Controllers of the v2 tree that a group with these limits needs. Where v2 is all there is, the
 /// accounting ones are always on: stats and eviction read them.
 pub(super) fn v2_controllers(layout: &Layout, resources: &Resources) -> Vec<String> {
     let mut wanted = vec!["cpu", "cpuset", "memory", "pids", "io"];
-    if !resources.hugepages.is_empty()
-        || resources
-            .unified
-            .keys()
-            .any(|key| key.starts_with("hugetlb."))
-    {
-        wanted.push("hugetlb");
+    let unified = |controller: &str| {
+        let mut keys = resources.unified.keys();
+        keys.any(|key| key.split('.').next() == Some(controller))
+    };
+    for (controller, asked) in [
+        ("hugetlb", !resources.hugepages.is_empty()),
+        ("rdma", !resources.rdma.is_empty()),
+        ("misc", false),
+    ] {
+        if asked || unified(controller) {
+            wanted.push(controller);
+        }
     }
     wanted.retain(|name| layout.v2_controllers.iter().any(|c| c == name));
     wanted.into_iter().map(str::to_owned).collect()
@@ -59,12 +68,14 @@ pub fn shares_to_weight(shares: u64) -> u64 {
 }
 
 pub(super) fn apply(group: &Group<'_>, resources: &Resources) -> Result<()> {
+    pids(group, resources)?;
+    memory::apply(group, resources)?;
+    io::apply(group, resources)?;
     cpu(group, resources)?;
     cpuset(group, resources)?;
-    memory(group, resources)?;
-    pids(group, resources)?;
     hugepages(group, resources)?;
-    block_io(group, resources)?;
+    rdma(group, resources)?;
+    network(group, resources)?;
     if let Some(rules) = &resources.devices {
         match group.v1_dir("devices") {
             Some(dir) => devices::apply_v1(&dir, rules)?,
@@ -74,25 +85,60 @@ pub(super) fn apply(group: &Group<'_>, resources: &Resources) -> Result<()> {
             },
         }
     }
-    if !resources.unified.is_empty() {
-        let Some(dir) = group.v2_dir() else {
-            return Err(missing("(cgroup v2)", "unified"));
+    unified(group, resources)
+}
+
+/// Files of the v2 tree as given; last, so that they override.
+fn unified(group: &Group<'_>, resources: &Resources) -> Result<()> {
+    if resources.unified.is_empty() {
+        return Ok(());
+    }
+    let invalid = |what: String, errno| Err(SysError::new(what, errno));
+    // On a hybrid host the tree is there, but has no controllers to speak of.
+    let Some(dir) = group.v2_dir() else {
+        let what = "invalid configuration: cannot use unified on cgroup v1".to_owned();
+        return invalid(what, Errno::EOPNOTSUPP);
+    };
+    let layout = group.layout();
+    for (key, value) in &resources.unified {
+        if key.contains('/') {
+            let what = format!("unified resource {key:?} must be a file name (no slashes)");
+            return invalid(what, Errno::EINVAL);
+        }
+        let Some((controller, _)) = key.split_once('.') else {
+            let what = format!("unified resource {key:?} must be in the form CONTROLLER.PARAMETER");
+            return invalid(what, Errno::EINVAL);
         };
-        for (key, value) in &resources.unified {
-            if key.contains('/') {
-                return Err(crate::SysError::new(
-                    format!("set unified[{key:?}]: not a file's name"),
-                    Errno::EINVAL,
-                ));
-            }
-            write(&dir.join(key), value)?;
+        let there = controller == "cgroup" || layout.v2_controllers.iter().any(|c| c == controller);
+        if !there {
+            let hybrid = if layout.v1.is_empty() {
+                ""
+            } else {
+                "invalid configuration: cannot use unified on cgroup v1: "
+            };
+            let what = format!(
+                "{hybrid}unified resource {key:?} can't be set: controller {controller:?} not available"
+            );
+            return invalid(what, Errno::EOPNOTSUPP);
+        }
+        // A value of several lines is as many writes: io.max takes one device at a time.
+        for line in value.lines() {
+            write(&dir.join(key), line).map_err(|e| {
+                let what = format!("unable to set unified resource {key:?}: {}", e.attempted);
+                SysError::new(what, e.errno)
+            })?;
         }
     }
     Ok(())
 }
 
-/// The folder that has the controller: `Ok(Err(v2 folder))`, `Ok(Ok(v1 folder))`.
-fn folder(group: &Group<'_>, controller: &str, wanted: &str) -> Result<Folder> {
+pub(super) enum Folder {
+    V1(PathBuf),
+    V2(PathBuf),
+}
+
+/// The folder that has the controller, in whichever version.
+pub(super) fn folder(group: &Group<'_>, controller: &str, wanted: &str) -> Result<Folder> {
     if let Some(dir) = group.v1_dir(controller) {
         return Ok(Folder::V1(dir));
     }
@@ -108,232 +154,220 @@ fn folder(group: &Group<'_>, controller: &str, wanted: &str) -> Result<Folder> {
     Err(missing(controller, wanted))
 }
 
-enum Folder {
-    V1(std::path::PathBuf),
-    V2(std::path::PathBuf),
+/// A wish that this version of the controller has no file for.
+pub(super) fn unknown(field: &str, version: &str) -> SysError {
+    SysError::new(
+        format!("set linux.resources.{field}: cgroup {version} has no such limit here"),
+        Errno::EOPNOTSUPP,
+    )
+}
+
+/// Writes to a file that not every kernel has.
+pub(super) fn write_if_there(path: &Path, value: &str, field: &str, version: &str) -> Result<()> {
+    match write(path, value) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::EOPNOTSUPP) => {
+            Err(unknown(field, version))
+        }
+        other => other,
+    }
 }
 
 fn cpu(group: &Group<'_>, r: &Resources) -> Result<()> {
-    let bandwidth =
-        r.cpu_quota_us.is_some() || r.cpu_period_us.is_some() || r.cpu_burst_us.is_some();
-    if r.cpu_shares.is_none() && !bandwidth && r.cpu_idle.is_none() {
+    let asked = r.cpu_shares.is_some_and(|s| s != 0)
+        || r.cpu_quota_us.is_some_and(|q| q != 0)
+        || r.cpu_period_us.is_some_and(|p| p != 0)
+        || r.cpu_burst_us.is_some()
+        || r.cpu_idle.is_some()
+        || r.cpu_rt_runtime_us.is_some()
+        || r.cpu_rt_period_us.is_some();
+    if !asked {
         return Ok(());
     }
-    match folder(group, "cpu", "the CPU limit")? {
-        Folder::V1(dir) => {
-            if let Some(shares) = r.cpu_shares.filter(|s| *s != 0) {
-                write(&dir.join("cpu.shares"), &shares.to_string())?;
-            }
-            // While quota and period change one after the other, the pair must fit the parent's at
-            // every moment: first no limit, then the period, then the quota.
-            if let Some(period) = r.cpu_period_us.filter(|p| *p != 0) {
-                let file = dir.join("cpu.cfs_period_us");
-                if read(&file)?.trim() != period.to_string() {
-                    if r.cpu_quota_us.is_some_and(|q| q > 0) {
-                        write(&dir.join("cpu.cfs_quota_us"), "-1")?;
-                    }
-                    write(&file, &period.to_string())?;
-                }
-            }
-            if let Some(quota) = r.cpu_quota_us.filter(|q| *q != 0) {
-                write(&dir.join("cpu.cfs_quota_us"), &quota.to_string())?;
-            }
-            if let Some(burst) = r.cpu_burst_us {
-                write(&dir.join("cpu.cfs_burst_us"), &burst.to_string())?;
-            }
-            if let Some(idle) = r.cpu_idle {
-                write(&dir.join("cpu.idle"), &idle.to_string())?;
-            }
-        }
-        Folder::V2(dir) => {
-            if let Some(idle) = r.cpu_idle {
-                write(&dir.join("cpu.idle"), &idle.to_string())?;
-            }
-            // An idle group has no weight of its own.
-            if let Some(shares) = r.cpu_shares.filter(|s| *s != 0 && r.cpu_idle != Some(1)) {
-                write(
-                    &dir.join("cpu.weight"),
-                    &shares_to_weight(shares).to_string(),
-                )?;
-            }
-            if bandwidth {
-                let quota = match r.cpu_quota_us {
-                    Some(q) if q > 0 => q.to_string(),
-                    _ => "max".to_owned(),
-                };
-                let value = match r.cpu_period_us.filter(|p| *p != 0) {
-                    Some(period) => format!("{quota} {period}"),
-                    None => quota,
-                };
-                write(&dir.join("cpu.max"), &value)?;
-            }
-            if let Some(burst) = r.cpu_burst_us {
-                write(&dir.join("cpu.max.burst"), &burst.to_string())?;
-            }
+    match folder(group, "cpu", "linux.resources.cpu")? {
+        Folder::V1(dir) => cpu_v1(&dir, r),
+        Folder::V2(dir) => cpu_v2(&dir, r),
+    }
+}
+
+fn cpu_v1(dir: &Path, r: &Resources) -> Result<()> {
+    // Real time first: a process of a real-time class can't join a group without its share.
+    let period = dir.join("cpu.rt_period_us");
+    let real_time = |path: &Path, value: String, field| write_if_there(path, &value, field, "v1");
+    let mut later = None;
+    if let Some(us) = r.cpu_rt_period_us {
+        match real_time(&period, us.to_string(), "cpu.realtimePeriod") {
+            // Below the runtime that is set now, and another is about to be.
+            Err(e) if e.errno == Errno::EINVAL && r.cpu_rt_runtime_us.is_some() => later = Some(us),
+            other => other?,
         }
     }
-    Ok(())
+    if let Some(us) = r.cpu_rt_runtime_us {
+        let path = dir.join("cpu.rt_runtime_us");
+        real_time(&path, us.to_string(), "cpu.realtimeRuntime")?;
+    }
+    if let Some(us) = later {
+        real_time(&period, us.to_string(), "cpu.realtimePeriod")?;
+    }
+    if let Some(shares) = r.cpu_shares.filter(|s| *s != 0) {
+        let path = dir.join("cpu.shares");
+        write(&path, &shares.to_string())?;
+        // The kernel takes the nearest that it allows.
+        let got: u64 = read(&path)?.trim().parse().unwrap_or(shares);
+        if got != shares {
+            let bound = if got < shares { "maximum" } else { "minimum" };
+            let what = format!("the {bound} allowed cpu-shares is {got}");
+            return Err(SysError::new(what, Errno::EINVAL));
+        }
+    }
+    // While quota, period and burst change one after the other, each must fit the others and the parent's:
+    // what is refused before the quota is tried again after it.
+    let quota = r.cpu_quota_us.filter(|q| *q != 0);
+    let mut later = Vec::new();
+    let values = [
+        ("cpu.cfs_period_us", r.cpu_period_us.filter(|p| *p != 0)),
+        ("cpu.cfs_burst_us", r.cpu_burst_us),
+    ];
+    for (file, value) in values {
+        let Some(value) = value else { continue };
+        match write(&dir.join(file), &value.to_string()) {
+            Err(e) if e.errno == Errno::EINVAL && quota.is_some() => later.push((file, value)),
+            Err(e) if e.errno == Errno::ENOENT => return Err(unknown("cpu.burst", "v1")),
+            other => other?,
+        }
+    }
+    if let Some(quota) = quota {
+        write(&dir.join("cpu.cfs_quota_us"), &quota.to_string())?;
+    }
+    for (file, value) in later {
+        write(&dir.join(file), &value.to_string())?;
+    }
+    match r.cpu_idle {
+        Some(idle) => write_if_there(&dir.join("cpu.idle"), &idle.to_string(), "cpu.idle", "v1"),
+        None => Ok(()),
+    }
+}
+
+fn cpu_v2(dir: &Path, r: &Resources) -> Result<()> {
+    if r.cpu_rt_runtime_us.is_some() {
+        return Err(unknown("cpu.realtimeRuntime", "v2"));
+    }
+    if r.cpu_rt_period_us.is_some() {
+        return Err(unknown("cpu.realtimePeriod", "v2"));
+    }
+    if let Some(idle) = r.cpu_idle {
+        write_if_there(&dir.join("cpu.idle"), &idle.to_string(), "cpu.idle", "v2")?;
+    }
+    // An idle group has no weight of its own.
+    if let Some(shares) = r.cpu_shares.filter(|s| *s != 0 && r.cpu_idle != Some(1)) {
+        let weight = shares_to_weight(shares).to_string();
+        write(&dir.join("cpu.weight"), &weight)?;
+    }
+    let quota = r.cpu_quota_us.filter(|q| *q != 0);
+    let period = r.cpu_period_us.filter(|p| *p != 0);
+    let mut later = None;
+    if let Some(burst) = r.cpu_burst_us {
+        let path = dir.join("cpu.max.burst");
+        match write_if_there(&path, &burst.to_string(), "cpu.burst", "v2") {
+            Err(e) if e.errno == Errno::EINVAL && quota.is_some() => later = Some((path, burst)),
+            other => other?,
+        }
+    }
+    if quota.is_some() || period.is_some() {
+        let quota = match quota {
+            Some(q @ 1..) => q.to_string(),
+            _ => "max".to_owned(),
+        };
+        let value = format!("{quota} {}", period.unwrap_or(100_000));
+        write(&dir.join("cpu.max"), &value)?;
+    }
+    match later {
+        Some((path, burst)) => write(&path, &burst.to_string()),
+        None => Ok(()),
+    }
 }
 
 fn cpuset(group: &Group<'_>, r: &Resources) -> Result<()> {
     let values = [
-        ("cpuset.cpus", &r.cpuset_cpus),
-        ("cpuset.mems", &r.cpuset_mems),
+        ("cpuset.cpus", "linux.resources.cpu.cpus", &r.cpuset_cpus),
+        ("cpuset.mems", "linux.resources.cpu.mems", &r.cpuset_mems),
     ];
-    for (file, value) in values {
+    for (file, field, value) in values {
         let Some(value) = value.as_ref().filter(|v| !v.is_empty()) else {
             continue;
         };
-        let (Folder::V1(dir) | Folder::V2(dir)) = folder(group, "cpuset", file)?;
+        let (Folder::V1(dir) | Folder::V2(dir)) = folder(group, "cpuset", field)?;
         write(&dir.join(file), value)?;
     }
     Ok(())
 }
 
-fn memory(group: &Group<'_>, r: &Resources) -> Result<()> {
-    if r.memory_limit.is_none()
-        && r.memory_swap.is_none()
-        && r.memory_reservation.is_none()
-        && !r.oom_group
-    {
-        return Ok(());
-    }
-    // `memory.oom.group` alone is a wish that v1 can't meet and nobody limits by: not an error.
-    let only_oom_group =
-        r.memory_limit.is_none() && r.memory_swap.is_none() && r.memory_reservation.is_none();
-    match folder(group, "memory", "the memory limit") {
-        Err(_) if only_oom_group => Ok(()),
-        Err(e) => Err(e),
-        Ok(Folder::V1(dir)) => memory_v1(&dir, r),
-        Ok(Folder::V2(dir)) => memory_v2(&dir, r),
-    }
-}
-
-fn memory_v1(dir: &Path, r: &Resources) -> Result<()> {
-    let limit = dir.join("memory.limit_in_bytes");
-    let swap = dir.join("memory.memsw.limit_in_bytes");
-    let set_swap = |value: i64| match write(&swap, &value.to_string()) {
-        // No swap accounting in this kernel, and no more wanted than the memory limit gives anyway.
-        Err(e) if e.errno == Errno::ENOENT && r.memory_swap == r.memory_limit => Ok(()),
-        other => other,
-    };
-    match (r.memory_limit, r.memory_swap) {
-        (Some(memory), Some(total)) => {
-            // The kernel holds memory <= memory+swap at every moment, so the order depends on the
-            // direction: what fails first is tried second.
-            match write(&limit, &memory.to_string()) {
-                Ok(()) => set_swap(total)?,
-                Err(e) if e.errno == Errno::EINVAL => {
-                    set_swap(total)?;
-                    write(&limit, &memory.to_string())?;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        (Some(memory), None) => match write(&limit, &memory.to_string()) {
-            Err(e) if e.errno == Errno::EINVAL && swap.exists() => {
-                write(&swap, "-1")?;
-                write(&limit, &memory.to_string())?;
-            }
-            other => other?,
-        },
-        (None, Some(total)) => set_swap(total)?,
-        (None, None) => {}
-    }
-    if let Some(reservation) = r.memory_reservation {
-        write(
-            &dir.join("memory.soft_limit_in_bytes"),
-            &reservation.to_string(),
-        )?;
-    }
-    Ok(())
-}
-
-fn memory_v2(dir: &Path, r: &Resources) -> Result<()> {
-    let value = |bytes: i64| {
-        if bytes < 0 {
-            "max".to_owned()
-        } else {
-            bytes.to_string()
-        }
-    };
-    if let Some(total) = r.memory_swap {
-        // v2 limits swap apart from memory, OCI the sum.
-        let swap = match (total, r.memory_limit) {
-            (..0, _) => "max".to_owned(),
-            (total, Some(limit)) if limit >= 0 => (total - limit).max(0).to_string(),
-            (total, _) => total.to_string(),
-        };
-        match write(&dir.join("memory.swap.max"), &swap) {
-            Err(e) if e.errno == Errno::ENOENT && swap == "0" => {}
-            other => other?,
-        }
-    }
-    if let Some(limit) = r.memory_limit {
-        write(&dir.join("memory.max"), &value(limit))?;
-    }
-    if let Some(reservation) = r.memory_reservation {
-        write(&dir.join("memory.low"), &value(reservation))?;
-    }
-    if r.oom_group {
-        write(&dir.join("memory.oom.group"), "1")?;
-    }
-    Ok(())
-}
-
 fn pids(group: &Group<'_>, r: &Resources) -> Result<()> {
-    let Some(limit) = r.pids_limit.filter(|l| *l != 0) else {
-        return Ok(());
+    let value = match r.pids_limit {
+        None => return Ok(()),
+        Some(..0) => "max".to_owned(),
+        // The first process exists in any case; systemd knows no 0 either.
+        Some(limit) => limit.max(1).to_string(),
     };
-    let value = if limit < 0 {
-        "max".to_owned()
-    } else {
-        limit.to_string()
-    };
-    let (Folder::V1(dir) | Folder::V2(dir)) = folder(group, "pids", "the pids limit")?;
-    write(&dir.join("pids.max"), &value)
+    match folder(group, "pids", "linux.resources.pids.limit") {
+        Ok(Folder::V1(dir) | Folder::V2(dir)) => write(&dir.join("pids.max"), &value),
+        // No limit is what there is without the controller.
+        Err(_) if value == "max" => Ok(()),
+        Err(e) => Err(e),
+    }
 }
 
 fn hugepages(group: &Group<'_>, r: &Resources) -> Result<()> {
     for page in &r.hugepages {
         let limit = page.limit_bytes.to_string();
         let size = &page.page_size;
-        match folder(group, "hugetlb", "the huge page limit")? {
-            Folder::V1(dir) => write(&dir.join(format!("hugetlb.{size}.limit_in_bytes")), &limit)?,
-            Folder::V2(dir) => {
-                write(&dir.join(format!("hugetlb.{size}.max")), &limit)?;
-                // The reservation limit came with 5.7; without it only faulted pages count.
-                let reserved = dir.join(format!("hugetlb.{size}.rsvd.max"));
-                if reserved.exists() {
-                    write(&reserved, &limit)?;
-                }
-            }
+        let (dir, end) = match folder(group, "hugetlb", "linux.resources.hugepageLimits")? {
+            Folder::V1(dir) => (dir, "limit_in_bytes"),
+            Folder::V2(dir) => (dir, "max"),
+        };
+        write(&dir.join(format!("hugetlb.{size}.{end}")), &limit)?;
+        // The reservation limit came with 5.7; without it only faulted pages count.
+        let reserved = dir.join(format!("hugetlb.{size}.rsvd.{end}"));
+        match write(&reserved, &limit) {
+            Err(e) if e.errno == Errno::ENOENT => {}
+            other => other?,
         }
     }
     Ok(())
 }
 
-fn block_io(group: &Group<'_>, r: &Resources) -> Result<()> {
-    let Some(weight) = r.blkio_weight.filter(|w| *w != 0) else {
-        return Ok(());
-    };
-    if let Some(dir) = group.v1_dir("blkio") {
-        let files = ["blkio.weight", "blkio.bfq.weight"].map(|file| dir.join(file));
-        return match files.iter().find(|file| file.exists()) {
-            Some(file) => write(file, &weight.to_string()),
-            None => Err(missing("blkio.weight", "the block I/O weight")),
-        };
+fn rdma(group: &Group<'_>, r: &Resources) -> Result<()> {
+    for (device, limit) in &r.rdma {
+        let (Folder::V1(dir) | Folder::V2(dir)) = folder(group, "rdma", "linux.resources.rdma")?;
+        write(&dir.join("rdma.max"), &rdma_line(device, *limit))?;
     }
-    let Folder::V2(dir) = folder(group, "io", "the block I/O weight")? else {
-        return Err(missing("io", "the block I/O weight"));
-    };
-    let bfq = dir.join("io.bfq.weight");
-    if bfq.exists() {
-        return write(&bfq, &weight.to_string());
+    Ok(())
+}
+
+fn rdma_line(device: &str, limit: RdmaLimit) -> String {
+    let mut line = device.to_owned();
+    for (name, value) in [("hca_handle", limit.handles), ("hca_object", limit.objects)] {
+        if let Some(value) = value {
+            line.push_str(&format!(" {name}={value}"));
+        }
     }
-    // 10..1000 to 1..10000, as OCI runtimes do.
-    let weight = 1 + (u64::from(weight) - 10) * 9999 / 990;
-    write(&dir.join("io.weight"), &weight.to_string())
+    line
+}
+
+fn network(group: &Group<'_>, r: &Resources) -> Result<()> {
+    if let Some(id) = r.net_class_id {
+        let dir = group.v1_dir("net_cls");
+        let dir = dir.ok_or_else(|| missing("net_cls", "linux.resources.network.classID"))?;
+        write(&dir.join("net_cls.classid"), &id.to_string())?;
+    }
+    for (interface, priority) in &r.net_priorities {
+        let dir = group.v1_dir("net_prio");
+        let dir = dir.ok_or_else(|| missing("net_prio", "linux.resources.network.priorities"))?;
+        write(
+            &dir.join("net_prio.ifpriomap"),
+            &format!("{interface} {priority}"),
+        )?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -347,5 +381,24 @@ mod tests {
         assert_eq!(shares_to_weight(262_144), 10_000);
         let weights: Vec<u64> = (2..2000).map(shares_to_weight).collect();
         assert!(weights.is_sorted());
+    }
+
+    #[test]
+    fn an_rdma_limit_is_a_line() {
+        let limit = RdmaLimit {
+            handles: Some(2),
+            objects: None,
+        };
+        assert_eq!(rdma_line("mlx5_0", limit), "mlx5_0 hca_handle=2");
+        assert_eq!(
+            rdma_line(
+                "x",
+                RdmaLimit {
+                    objects: Some(9),
+                    ..limit
+                }
+            ),
+            "x hca_handle=2 hca_object=9"
+        );
     }
 }

@@ -8,7 +8,9 @@
 //! A search instead of a chain: half a dozen comparisons for any call, where a list of 400 rules would
 //! cost hundreds. Calls whose answer is constant are also remembered by the kernel itself (5.11).
 
-use kernelet_spec::{ArgCompare, SeccompAction, SeccompArg, SeccompProfile};
+use kernelet_spec::{
+    ArgCompare, SeccompAction, SeccompArch, SeccompArg, SeccompFlags, SeccompProfile,
+};
 
 use super::table;
 
@@ -26,7 +28,9 @@ pub(super) struct Insn {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     pub(super) insns: Vec<Insn>,
-    pub(super) log: bool,
+    pub(super) flags: SeccompFlags,
+    /// Whether another process decides on some calls.
+    pub(super) listens: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +46,17 @@ pub enum CompileError {
 impl Filter {
     /// For the way to the shim.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![u8::from(self.log)];
+        let flags = [
+            self.flags.log,
+            self.flags.spec_allow,
+            self.flags.wait_killable,
+            self.listens,
+        ];
+        let bits = flags
+            .iter()
+            .rev()
+            .fold(0, |all, on| all << 1 | u8::from(*on));
+        let mut bytes = vec![bits];
         for insn in &self.insns {
             bytes.extend(insn.code.to_ne_bytes());
             bytes.extend([insn.jt, insn.jf]);
@@ -52,7 +66,7 @@ impl Filter {
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Filter, CompileError> {
-        let (log, insns) = bytes.split_first().ok_or(CompileError::Malformed)?;
+        let (bits, insns) = bytes.split_first().ok_or(CompileError::Malformed)?;
         if insns.is_empty() || insns.len() % 8 != 0 || insns.len() / 8 > 4096 {
             return Err(CompileError::Malformed);
         }
@@ -64,8 +78,18 @@ impl Filter {
         };
         Ok(Filter {
             insns: insns.chunks_exact(8).map(insn).collect(),
-            log: *log != 0,
+            flags: SeccompFlags {
+                log: bits & 1 != 0,
+                spec_allow: bits & 2 != 0,
+                wait_killable: bits & 4 != 0,
+            },
+            listens: bits & 8 != 0,
         })
+    }
+
+    /// Whether installing it makes a notification descriptor, for who decides on calls.
+    pub fn listens(&self) -> bool {
+        self.listens
     }
 }
 
@@ -81,11 +105,45 @@ const OFFSET_NR: u32 = 0;
 const OFFSET_ARCH: u32 = 4;
 const OFFSET_ARGS: u32 = 16;
 
+/// An architecture's calls.
+struct Table {
+    /// `AUDIT_ARCH_…`.
+    audit: u32,
+    names: &'static [(&'static str, u32)],
+    /// `None`: the native one.
+    arch: Option<SeccompArch>,
+}
+
 #[cfg(target_arch = "x86_64")]
-const ARCHS: &[(u32, &[(&str, u32)])] =
-    &[(0xc000_003e, table::NATIVE), (0x4000_0003, table::COMPAT)];
+const TABLES: &[Table] = &[
+    Table {
+        audit: 0xc000_003e,
+        names: table::NATIVE,
+        arch: None,
+    },
+    Table {
+        audit: 0x4000_0003,
+        names: table::COMPAT,
+        arch: Some(SeccompArch::Compat),
+    },
+];
 #[cfg(target_arch = "aarch64")]
-const ARCHS: &[(u32, &[(&str, u32)])] = &[(0xc000_00b7, table::NATIVE)];
+const TABLES: &[Table] = &[
+    Table {
+        audit: 0xc000_00b7,
+        names: table::NATIVE,
+        arch: None,
+    },
+    Table {
+        audit: 0x4000_0028,
+        names: table::COMPAT,
+        arch: Some(SeccompArch::Compat),
+    },
+];
+
+/// x32's calls say x86-64's architecture and have this bit in their number.
+const X32: u32 = 0x4000_0000;
+const ENOSYS: u16 = 38;
 
 fn insn(code: u16, jt: u8, jf: u8, k: u32) -> Insn {
     Insn { code, jt, jf, k }
@@ -100,6 +158,7 @@ fn action_value(action: SeccompAction) -> u32 {
         SeccompAction::Trace(value) => 0x7ff0_0000 | u32::from(value),
         SeccompAction::Log => 0x7ffc_0000,
         SeccompAction::Allow => 0x7fff_0000,
+        SeccompAction::Notify => 0x7fc0_0000,
     }
 }
 
@@ -110,6 +169,15 @@ struct Decision {
     otherwise: Option<SeccompAction>,
 }
 
+impl Decision {
+    fn always(action: SeccompAction) -> Self {
+        Decision {
+            conditional: Vec::new(),
+            otherwise: Some(action),
+        }
+    }
+}
+
 /// Compiles a profile. Of the rules for one call, the first whose arguments match wins.
 pub fn compile(profile: &SeccompProfile) -> Result<Filter, CompileError> {
     for rule in &profile.rules {
@@ -118,12 +186,17 @@ pub fn compile(profile: &SeccompProfile) -> Result<Filter, CompileError> {
         }
     }
     let mut insns = vec![insn(LD_ABS, 0, 0, OFFSET_ARCH)];
-    let archs = if profile.compat { ARCHS } else { &ARCHS[..1] };
-    for (arch, names) in archs {
+    for table in TABLES {
+        if table
+            .arch
+            .is_some_and(|arch| !profile.archs.contains(&arch))
+        {
+            continue;
+        }
         let mut body = vec![insn(LD_ABS, 0, 0, OFFSET_NR)];
-        search(&segments(profile, names), &mut body);
+        search(&segments(profile, table), &mut body);
         // Not this architecture: over the body. A long jump, since a conditional one has 8 bits.
-        insns.push(insn(JEQ, 1, 0, *arch));
+        insns.push(insn(JEQ, 1, 0, table.audit));
         insns.push(insn(JA, 0, 0, body.len() as u32));
         insns.extend(body);
     }
@@ -133,12 +206,47 @@ pub fn compile(profile: &SeccompProfile) -> Result<Filter, CompileError> {
     }
     Ok(Filter {
         insns,
-        log: profile.log,
+        flags: profile.flags,
+        listens: profile.notifies(),
     })
 }
 
 /// Ranges of call numbers with the same decision; each starts at its number and ends at the next.
-fn segments(profile: &SeccompProfile, names: &[(&str, u32)]) -> Vec<(u32, Decision)> {
+fn segments(profile: &SeccompProfile, table: &Table) -> Vec<(u32, Decision)> {
+    let native = table.arch.is_none() && cfg!(target_arch = "x86_64");
+    let mut out = Vec::new();
+    region(profile, table.names, 0, &mut out);
+    if native {
+        match profile.archs.contains(&SeccompArch::X32) {
+            true => region(profile, &x32(table.names), X32, &mut out),
+            false => {
+                // Another architecture; but -1, by which a tracer skips a call, is none.
+                let kill = Decision::always(SeccompAction::KillProcess);
+                out.push((X32, kill));
+                out.push((u32::MAX, Decision::always(profile.default_action)));
+            }
+        }
+    }
+    out.dedup_by(|next, before| next.1 == before.1);
+    out
+}
+
+/// x32 has x86-64's numbers, but for calls whose structures differ.
+fn x32(names: &'static [(&'static str, u32)]) -> Vec<(&'static str, u32)> {
+    let number = |(name, number): &(&'static str, u32)| {
+        let own = table::X32.iter().find(|(own, _)| own == name);
+        (*name, own.map_or(*number, |(_, own)| *own) | X32)
+    };
+    names.iter().map(number).collect()
+}
+
+/// The segments of numbers from `base` on.
+fn region(
+    profile: &SeccompProfile,
+    names: &[(&'static str, u32)],
+    base: u32,
+    out: &mut Vec<(u32, Decision)>,
+) {
     let by_name: std::collections::HashMap<&str, u32> = names.iter().copied().collect();
     let mut decisions = std::collections::BTreeMap::<u32, Decision>::new();
     for rule in &profile.rules {
@@ -157,24 +265,23 @@ fn segments(profile: &SeccompProfile, names: &[(&str, u32)]) -> Vec<(u32, Decisi
             }
         }
     }
-    let default = Decision {
-        conditional: Vec::new(),
-        otherwise: Some(profile.default_action),
-    };
-    let mut out = vec![(0, default.clone())];
+    let default = Decision::always(profile.default_action);
+    let last = decisions.keys().next_back().copied();
     let mut push = |start: u32, decision: Decision| match out.last_mut() {
-        Some((_, last)) if *last == decision => {}
         Some((at, last)) if *at == start => *last = decision,
         _ => out.push((start, decision)),
     };
+    push(base, default.clone());
     for (number, mut decision) in decisions {
         decision.otherwise.get_or_insert(profile.default_action);
         push(number, decision);
         push(number + 1, default.clone());
     }
-    // A segment that the next one replaced at once may now equal its neighbour.
-    out.dedup_by(|next, before| next.1 == before.1);
-    out
+    if let Some(last) = last
+        && profile.unknown_is_enosys
+    {
+        push(last + 1, Decision::always(SeccompAction::Errno(ENOSYS)));
+    }
 }
 
 fn search(segments: &[(u32, Decision)], out: &mut Vec<Insn>) {
@@ -333,7 +440,10 @@ mod tests {
     fn every_call_of_the_table_gets_what_the_default_profile_says() {
         let profile = default_profile(CapSet::container_default());
         let filter = compile(&profile).unwrap();
-        for (arch, names) in ARCHS {
+        for Table {
+            audit: arch, names, ..
+        } in TABLES
+        {
             for (name, number) in *names {
                 let plain = profile
                     .rules
@@ -351,11 +461,11 @@ mod tests {
                 );
             }
         }
-        let native = ARCHS[0].0;
+        let native = TABLES[0].audit;
         assert_eq!(
             run(&filter, native, 100_000, [0; 6]),
-            EPERM,
-            "a call of the future"
+            0x0005_0026,
+            "a call of the future is none"
         );
         assert_eq!(
             run(&filter, 0x1234, 0, [0; 6]),
@@ -454,12 +564,19 @@ mod tests {
                         value: big,
                     }],
                 }],
-                log: false,
-                compat: false,
+                flags: kernelet_spec::SeccompFlags::default(),
+                archs: Vec::new(),
+                unknown_is_enosys: false,
+                listener: None,
             };
             let filter = compile(&profile).unwrap();
             for (value, holds) in values {
-                let got = run(&filter, ARCHS[0].0, number("read"), [0, 0, 0, *value, 0, 0]);
+                let got = run(
+                    &filter,
+                    TABLES[0].audit,
+                    number("read"),
+                    [0, 0, 0, *value, 0, 0],
+                );
                 assert_eq!(got == ALLOW, *holds, "{compare:?} {value:#x}");
             }
         }

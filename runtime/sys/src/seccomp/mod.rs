@@ -1,10 +1,13 @@
 //! Filters for system calls: compiled from rules, remembered, installed.
 
 mod compile;
+#[cfg(test)]
+mod default_effect;
 mod table;
 
 use std::{
     collections::HashMap,
+    os::fd::{FromRawFd, OwnedFd},
     sync::{Arc, Mutex, OnceLock},
 };
 
@@ -44,9 +47,26 @@ pub fn filter_for(
 /// Installs a filter for the calling thread and what it executes. Needs CAP_SYS_ADMIN or
 /// no-new-privileges. An empty filter is refused: it would mean "unconfined" by accident.
 pub fn install(filter: &Filter) -> Result<()> {
+    set(filter, 0).map(drop)
+}
+
+/// The same for a filter that [`Filter::listens`]: the answer is the notification descriptor.
+pub fn install_listening(filter: &Filter) -> Result<OwnedFd> {
+    const SECCOMP_FILTER_FLAG_NEW_LISTENER: u64 = 8;
+    let fd = set(filter, SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    // SAFETY: with that flag the answer is a new descriptor that only we know.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn set(filter: &Filter, more: u64) -> Result<i64> {
     const SECCOMP_SET_MODE_FILTER: u32 = 1;
     const SECCOMP_FILTER_FLAG_LOG: u64 = 2;
     const SECCOMP_FILTER_FLAG_SPEC_ALLOW: u64 = 4;
+    const SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: u64 = 32;
+    #[cfg(feature = "weakened")]
+    if kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::Filter) {
+        return Ok(0);
+    }
     if filter.insns.is_empty() {
         return Err(SysError::new(
             "install an empty seccomp filter",
@@ -57,10 +77,19 @@ pub fn install(filter: &Filter) -> Result<()> {
         len: filter.insns.len() as u16,
         filter: filter.insns.as_ptr().cast_mut().cast(),
     };
-    let mut flags = SECCOMP_FILTER_FLAG_SPEC_ALLOW;
-    if filter.log {
-        flags |= SECCOMP_FILTER_FLAG_LOG;
-    }
+    let wish = filter.flags;
+    let flags = [
+        (wish.log, SECCOMP_FILTER_FLAG_LOG),
+        (wish.spec_allow, SECCOMP_FILTER_FLAG_SPEC_ALLOW),
+        // Kernel 5.19; the kernel takes it with a listener only.
+        (
+            wish.wait_killable && more != 0,
+            SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+        ),
+    ]
+    .iter()
+    .filter(|(on, _)| *on)
+    .fold(more, |all, (_, bit)| all | bit);
     // SAFETY: the program's length and pointer describe the vector, which the kernel only reads.
     let n = unsafe {
         libc::syscall(
@@ -73,5 +102,5 @@ pub fn install(filter: &Filter) -> Result<()> {
     if n < 0 {
         return Err(SysError::last("install the seccomp filter"));
     }
-    Ok(())
+    Ok(n)
 }
