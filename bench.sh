@@ -2,7 +2,7 @@
 # Measures the budgets of the design, each figure beside its peer in the same run, and prints a table.
 #
 #   ./bench.sh                     everything
-#   ./bench.sh start|pods|idle|store|control|scheduler|connect|runtime|size   one part
+#   ./bench.sh start|pods|idle|store|control|scheduler|connect|runtime|unpack|size   one part
 set -euo pipefail
 cd "$(dirname "$0")"
 . tests/install.sh
@@ -15,10 +15,11 @@ echo "On $(nproc) cores, $(awk '/MemTotal/{printf "%.0f GiB", $2 / 1048576}' /pr
 echo
 case $what in
   all) target/release/kernelet-bench || true ;;
-  runtime | size) echo "| what | measured | budget or peer |"; echo "|---|---|---|" ;;
+  runtime | unpack | size) echo "| what | measured | budget or peer |"; echo "|---|---|---|" ;;
   *) target/release/kernelet-bench "$what"; exit ;;
 esac
 if [ "$what" = all ] || [ "$what" = runtime ]; then tests/bench/runtime.sh; fi
+if [ "$what" = all ] || [ "$what" = unpack ] || [ "$what" = runtime ]; then tests/bench/unpack.sh; fi
 if [ "$what" = all ] || [ "$what" = size ]; then
   bytes=$(cat target/release/kernelet target/release/kernelet-oci target/release/kernelet-cni | wc -c)
   echo "| the node's binaries together | $((bytes / 1048576)) MiB | ≤ 40 MiB |"
