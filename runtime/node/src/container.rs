@@ -9,9 +9,10 @@ use kernelet_pod_plan::{
     resources::{CgroupLimits, oom_score_adj},
 };
 use kernelet_spec::{
-    CapSet, CapabilitySets, ContainerPlan, LogPlan, MASKED_PATHS, MountFlags, MountPlan,
-    MountSource, NameOrId, NamespaceOf, Namespaces, ProcessPlan, Propagation, READONLY_PATHS,
-    Resources, Rootfs, Seccomp, UserPlan, kubernetes_mounts,
+    CapSet, CapabilitySets, ContainerPlan, LogPlan, MASKED_PATHS, MountExtra, MountFlags,
+    MountPlan, MountSource, NameOrId, NamespaceOf, Namespaces, ProcessAttributes, ProcessPlan,
+    Propagation, READONLY_PATHS, Resources, RootOptions, Rootfs, Seccomp, UserPlan,
+    kubernetes_mounts,
 };
 
 /// Everything that a container's plan follows from.
@@ -75,6 +76,7 @@ pub(crate) fn container_plan(inputs: Inputs<'_>) -> Result<ContainerPlan, StepEr
         seccomp: seccomp(&own, &pod, privileged, inputs.seccomp_localhost)?,
         rlimits: Vec::new(),
         oom_score_adj: Some(oom_score_adj(wanted.spec(), container, &wanted.node)),
+        attributes: ProcessAttributes::default(),
     };
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
     let paths = |list: &[&str]| {
@@ -107,11 +109,13 @@ pub(crate) fn container_plan(inputs: Inputs<'_>) -> Result<ContainerPlan, StepEr
         process,
         rootfs: inputs.rootfs,
         read_only_rootfs: own.read_only_root_filesystem == Some(true),
+        root: RootOptions::default(),
         mounts,
         devices: Vec::new(),
         masked_paths: paths(MASKED_PATHS),
         readonly_paths: paths(READONLY_PATHS),
         namespaces: namespaces(wanted, inputs.target)?,
+        net_devices: Vec::new(),
         cgroup: inputs.cgroup,
         resources: resources(container, privileged),
         hostname: None,
@@ -413,6 +417,7 @@ pub(crate) fn mount(
             Some("Bidirectional") => Propagation::Bidirectional,
             _ => Propagation::Private,
         },
+        extra: MountExtra::default(),
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::path::{Component, Path};
 
-use kernelet_spec::{ArgCompare, Seccomp, SeccompAction, SeccompArg, SeccompProfile, SeccompRule};
+use kernelet_spec::{
+    ArgCompare, Seccomp, SeccompAction, SeccompArch, SeccompArg, SeccompFlags, SeccompProfile,
+    SeccompRule,
+};
 use serde::Deserialize;
 
 /// More than this is no profile.
@@ -100,12 +103,30 @@ fn profile(file: File) -> Result<SeccompProfile, String> {
     Ok(SeccompProfile {
         default_action: action(&file.default_action, file.default_errno_ret)?,
         rules: rules.collect::<Result<_, String>>()?,
-        log,
+        flags: SeccompFlags {
+            log,
+            spec_allow: true,
+            ..SeccompFlags::default()
+        },
         // Without a list the native one is meant.
-        compat: file
+        archs: file
             .architectures
             .iter()
-            .any(|arch| matches!(arch.as_str(), "SCMP_ARCH_X86" | "SCMP_ARCH_ARM")),
+            .filter_map(|arch| match arch.as_str() {
+                "SCMP_ARCH_X86" | "SCMP_ARCH_ARM" => Some(SeccompArch::Compat),
+                "SCMP_ARCH_X32" => Some(SeccompArch::X32),
+                _ => None,
+            })
+            .collect(),
+        unknown_is_enosys: matches!(
+            file.default_action.as_str(),
+            "SCMP_ACT_ERRNO"
+                | "SCMP_ACT_KILL"
+                | "SCMP_ACT_KILL_THREAD"
+                | "SCMP_ACT_KILL_PROCESS"
+                | "SCMP_ACT_TRAP"
+        ),
+        listener: None,
     })
 }
 
@@ -188,8 +209,13 @@ mod tests {
                         }],
                     },
                 ],
-                log: false,
-                compat: true,
+                flags: SeccompFlags {
+                    spec_allow: true,
+                    ..SeccompFlags::default()
+                },
+                archs: vec![SeccompArch::Compat],
+                unknown_is_enosys: false,
+                listener: None,
             }
         );
         write("bad.json", r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#);

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use common::{Pod, chain, exec, exit_of, output, root_layout, run};
 use kernelet_shim_client::{ExecIo, FailureKind, Shim, ShimError, VolumePlan};
 use kernelet_spec::{
-    MountFlags, MountPlan, MountSource, NameOrId, NamespaceOf, Propagation, UserPlan,
+    MountExtra, MountFlags, MountPlan, MountSource, NameOrId, NamespaceOf, Propagation, UserPlan,
 };
 use nix::fcntl::OFlag;
 
@@ -221,6 +221,7 @@ async fn volumes_are_shared_by_the_pods_containers_and_end_with_it() {
             },
             flags: MountFlags::default(),
             propagation: Propagation::Private,
+            extra: MountExtra::default(),
         });
         plan.mounts
             .push(MountPlan::bind(pod.base.join("host"), "/deep/host", true));

@@ -11,7 +11,7 @@ use std::{
 use common::{Pod, chain, exec, exec_plan, output, root_layout, run};
 use kernelet_shim_client::{ExecIo, ShimError, VolumePlan};
 use kernelet_spec::{
-    Capability, DeviceKind, DeviceNode, MountFlags, MountPlan, MountSource, Propagation,
+    Capability, DeviceKind, DeviceNode, MountExtra, MountFlags, MountPlan, MountSource, Propagation,
 };
 
 /// Creates and expects a refusal that says this.
@@ -170,6 +170,7 @@ async fn a_target_swapped_for_a_symlink_during_the_start_does_not_lead_out() {
         },
         flags: MountFlags::default(),
         propagation: Propagation::Private,
+        extra: MountExtra::default(),
     };
     // Up and out of any root, to a place of this test's on the host.
     let target = format!("/../../../../../../..{}", outside.display());
@@ -196,6 +197,7 @@ async fn a_target_swapped_for_a_symlink_during_the_start_does_not_lead_out() {
             },
             flags: MountFlags::default(),
             propagation: Propagation::Private,
+            extra: MountExtra::default(),
         });
         match shim.create(&victim).await {
             Ok(_) => {

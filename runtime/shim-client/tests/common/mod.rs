@@ -140,6 +140,7 @@ impl Pod {
                 seccomp: Seccomp::RuntimeDefault,
                 rlimits: vec![],
                 oom_score_adj: None,
+                attributes: kernelet_spec::ProcessAttributes::default(),
             },
             rootfs: Rootfs::Overlay {
                 lower: vec![self.lower()],
@@ -147,6 +148,7 @@ impl Pod {
                 work: layers.join("work"),
             },
             read_only_rootfs: false,
+            root: kernelet_spec::RootOptions::default(),
             mounts: kernelet_spec::kubernetes_mounts(false),
             devices: vec![],
             masked_paths: kernelet_spec::MASKED_PATHS
@@ -158,6 +160,7 @@ impl Pod {
                 .map(PathBuf::from)
                 .collect(),
             namespaces: Namespaces::of_pod(),
+            net_devices: vec![],
             cgroup: format!("{}/{name}", self.pod_cgroup()),
             resources: Resources {
                 devices: Some(Resources::default_devices()),
