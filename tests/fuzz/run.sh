@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 all=(json yaml protobuf message patch_json patch_merge patch_strategic patch_apply selector quantity continuation
-  request spdy session)
+  request spdy session bundle seccomp image layer shim dbus)
 work=${KERNELET_FUZZ_DIR:-$(mktemp -d)}
 jobs=${KERNELET_FUZZ_JOBS:-$(nproc)}
 mkdir -p "$work/crashes"

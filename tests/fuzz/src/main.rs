@@ -6,13 +6,22 @@
 #![no_main]
 
 mod body;
+mod bundle;
+mod dbus;
+mod filter;
+mod image;
 mod patch;
 mod session;
+mod shim;
 mod text;
 
 /// The server's own, which has no business being public: paths, query strings and continue tokens.
 #[path = "../../../control/server/src/handler/continuation.rs"]
 mod continuation;
+/// `kernelet-oci`'s own.
+#[path = "../../../runtime/oci/src/systemd/wire.rs"]
+#[allow(dead_code)]
+mod dbus_wire;
 #[path = "../../../control/server/src/query.rs"]
 #[allow(dead_code)]
 mod query;
@@ -26,7 +35,7 @@ use libfuzzer_sys::fuzz_target;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 14] = [
+const TARGETS: [(&str, Target); 20] = [
     ("json", body::json),
     ("yaml", body::yaml),
     ("protobuf", body::protobuf),
@@ -41,6 +50,12 @@ const TARGETS: [(&str, Target); 14] = [
     ("request", text::request),
     ("spdy", session::spdy),
     ("session", session::session),
+    ("bundle", bundle::bundle),
+    ("seccomp", filter::profile),
+    ("image", image::documents),
+    ("layer", image::layer),
+    ("shim", shim::packets),
+    ("dbus", dbus::message),
 ];
 
 fuzz_target!(|data: &[u8]| {
