@@ -4,6 +4,8 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::{pull::PullArgs, registry_options::ImageArgs};
+
 /// Kubernetes pods straight on the Linux kernel.
 #[derive(Parser)]
 #[command(name = "kernelet", version, args_override_self = true)]
@@ -147,6 +149,8 @@ pub struct NodeOptions {
     /// How many pods the node takes
     #[arg(long, default_value_t = 500, value_name = "N")]
     pub max_pods: u32,
+    #[command(flatten)]
+    pub images: ImageArgs,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -190,6 +194,8 @@ pub enum Output {
 
 #[derive(Subcommand)]
 pub enum ImageCommand {
+    /// Pull an image from its registry
+    Pull(Box<PullArgs>),
     /// Load images from a `docker save` archive or an OCI layout
     Load {
         /// The archive or folder
@@ -205,9 +211,12 @@ pub enum ImageCommand {
         output: PathBuf,
     },
     /// Remove images
-    Rm { images: Vec<String> },
+    Rm {
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
     /// Remove what no image refers to any more
-    Prune,
+    Prune(OutputOptions),
 }
 
 #[derive(Subcommand)]

@@ -60,26 +60,40 @@ pub fn parse(args: Vec<OsString>) -> Result<ArgMatches, ConfigError> {
             });
         }
     };
-    let from_file = options(&text, path, &command, name)?;
+    let mut names = vec![name];
+    let mut innermost = &matches;
+    while let Some((name, inner)) = innermost.subcommand() {
+        names.push(name);
+        innermost = inner;
+    }
+    names.remove(0);
+    let given = |key: &str| {
+        let id = key.replace('-', "_");
+        innermost.try_contains_id(&id).unwrap_or(false)
+            && innermost.value_source(&id) == Some(clap::parser::ValueSource::CommandLine)
+    };
+    let from_file = options(&text, path, &command, &names, &given)?;
     if from_file.is_empty() {
         return Ok(matches);
     }
     // Right behind the command's name: whatever the command line says comes later and wins.
-    let at = args
-        .iter()
-        .position(|arg| arg == name)
-        .map_or(args.len(), |position| position + 1);
+    let at = names.iter().fold(0, |from, name| {
+        let found = args[from..].iter().position(|arg| arg == name);
+        found.map_or(args.len(), |position| from + position + 1)
+    });
     let mut all = args;
     all.splice(at..at, from_file);
     Ok(command.try_get_matches_from(all)?)
 }
 
-/// The options that the file's `text` gives to the command `name`.
+/// The options that the file's `text` gives to the command of these names (`image`, `pull`), but for those that are
+/// `given` already: a list on the command line replaces the file's.
 fn options(
     text: &str,
     path: &Path,
     command: &clap::Command,
-    name: &str,
+    names: &[&str],
+    given: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<OsString>, ConfigError> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
@@ -94,7 +108,9 @@ fn options(
                 .unwrap_or_default()
                 .to_owned(),
         })?;
-    let subcommand = command.find_subcommand(name).expect("clap matched it");
+    let subcommand = names.iter().fold(command, |command, name| {
+        command.find_subcommand(name).expect("clap matched it")
+    });
     let ours: BTreeMap<&str, bool> = command
         .get_arguments()
         .chain(subcommand.get_arguments())
@@ -117,7 +133,7 @@ fn options(
                 nearest,
             });
         }
-        let Some(takes_value) = ours.get(key.as_str()) else {
+        let Some(takes_value) = ours.get(key.as_str()).filter(|_| !given(&key)) else {
             continue;
         };
         let bad = || ConfigError::BadValue {
@@ -162,8 +178,22 @@ fn all_keys(command: &clap::Command) -> BTreeSet<String> {
         commands.extend(command.get_subcommands());
     }
     for key in [
-        "config", "help", "version", "detach", "pods", "purge", "output", "count", "dropped",
-        "from", "to", "protocol",
+        "config",
+        "help",
+        "version",
+        "detach",
+        "pods",
+        "purge",
+        "output",
+        "count",
+        "dropped",
+        "from",
+        "to",
+        "protocol",
+        "creds",
+        "platform",
+        "tls-verify",
+        "ca",
     ] {
         keys.remove(key);
     }
@@ -175,7 +205,13 @@ mod tests {
     use super::*;
 
     fn check(text: &str, name: &str, expect: Result<&[&str], &str>) {
-        let found = options(text, Path::new("config.yaml"), &Cli::command(), name);
+        let found = options(
+            text,
+            Path::new("config.yaml"),
+            &Cli::command(),
+            &name.split(' ').collect::<Vec<_>>(),
+            &|key| key == "registry-ca",
+        );
         match (found, expect) {
             (Ok(found), Ok(expect)) => assert_eq!(found, expect, "{text}"),
             (Err(error), Err(expect)) => {
@@ -196,6 +232,14 @@ mod tests {
             Ok(&["--api-port=7443", "--node-name=a"]),
         );
         check("node-name: a\n", "server", Ok(&[]));
+        let mirrors =
+            "registry-mirror: [docker.io=https://a, docker.io=https://b]\nregistry-ca: a=b\n";
+        let flags = [
+            "--registry-mirror=docker.io=https://a",
+            "--registry-mirror=docker.io=https://b",
+        ];
+        check(mirrors, "image pull", Ok(&flags));
+        check(mirrors, "image ls", Ok(&[]));
         check(
             "without: [scheduler]\n",
             "server",

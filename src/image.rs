@@ -10,18 +10,19 @@ use crate::{
     cli::{Global, ImageCommand, Output},
     instance::Instance,
     net::print_rows,
-    preflight,
+    preflight, pull,
 };
 
 pub fn run(global: &Global, command: ImageCommand) -> anyhow::Result<ExitCode> {
     preflight::root("reads and writes the node's images")?;
     let instance = match &command {
-        ImageCommand::Load { .. } => Instance::create(&global.data_dir)?,
+        ImageCommand::Load { .. } | ImageCommand::Pull(_) => Instance::create(&global.data_dir)?,
         _ => Instance::find(&global.data_dir)?
             .with_context(|| format!("there is no data folder {}", global.data_dir.display()))?,
     };
     let store = ImageStore::open(instance.image_dir())?;
     match command {
+        ImageCommand::Pull(args) => return pull::run(&instance, &store, &args),
         ImageCommand::Load { path } => {
             let images = store
                 .load(&path)
@@ -44,13 +45,16 @@ pub fn run(global: &Global, command: ImageCommand) -> anyhow::Result<ExitCode> {
                 println!("Removed {image}");
             }
         }
-        ImageCommand::Prune => {
+        ImageCommand::Prune(options) => {
             let pruned = store.prune().context("cannot prune the image store")?;
-            println!(
-                "{} images removed, {} bytes given back",
-                pruned.images.len(),
-                pruned.bytes
-            );
+            match options.output {
+                Output::Json => println!("{}", json!(pruned)),
+                Output::Text => println!(
+                    "{} images removed, {} bytes given back",
+                    pruned.images.len(),
+                    pruned.bytes
+                ),
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -61,9 +65,12 @@ fn list(store: &ImageStore, output: Output) -> anyhow::Result<ExitCode> {
         .ls()?
         .iter()
         .flat_map(|image| {
-            names(image).into_iter().map(
-                move |name| json!({ "name": name, "id": image.id.to_string(), "size": image.size }),
-            )
+            names(image).into_iter().map(move |name| {
+                json!({
+                    "name": name, "id": image.id.to_string(), "size": image.size,
+                    "digests": image.repo_digests,
+                })
+            })
         })
         .collect();
     print_rows(output, &rows, &["IMAGE", "ID", "SIZE"], |row| {

@@ -12,6 +12,8 @@ mod instance;
 mod net;
 mod node;
 mod preflight;
+mod pull;
+mod registry_options;
 mod status;
 mod store;
 mod up;

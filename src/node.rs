@@ -126,6 +126,7 @@ pub async fn start(
                 .load_or_issue(&instance.pki_dir(), "kubelet", &serving)?,
             client_ca_pem: plane.ca.cert_pem().to_owned(),
             max_pods: options.node.max_pods,
+            images: crate::registry_options::settings(instance, &options.node.images)?,
         },
         shutdown.clone(),
     )

@@ -24,6 +24,9 @@ pub struct StatusReport {
     pub kubeconfig: Option<String>,
     pub node: Option<String>,
     pub parts: BTreeMap<String, PartHealth>,
+    /// What the kernel can't do, and what is done instead.
+    #[serde(default)]
+    pub kernel_lacks: Vec<String>,
 }
 
 impl StatusReport {
@@ -88,6 +91,9 @@ fn text(report: &StatusReport) -> String {
         };
         text += &format!("  {name:<12} {state}\n");
     }
+    for lack in &report.kernel_lacks {
+        text += &format!("kernel: {lack}\n");
+    }
     text
 }
 
@@ -107,8 +113,10 @@ mod tests {
             kubeconfig: None,
             node: Some("a".into()),
             parts: BTreeMap::from([("store".into(), PartHealth::Healthy)]),
+            kernel_lacks: vec!["no Landlock".into()],
         };
         assert!(report.healthy());
+        assert!(text(&report).ends_with("kernel: no Landlock\n"));
         report.parts.insert(
             "network".into(),
             PartHealth::Unhealthy {

@@ -255,6 +255,7 @@ fn reporter(
             kubeconfig: Some(instance.kubeconfig().display().to_string()),
             node: node.clone(),
             parts: health.snapshot(),
+            kernel_lacks: kernel_lacks(node.is_some()),
         };
         let store = store.clone();
         Box::pin(async move {
@@ -307,4 +308,17 @@ fn log(global: &Global) -> anyhow::Result<()> {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     Ok(())
+}
+
+/// What this kernel can't do, and what is done instead.
+fn kernel_lacks(node: bool) -> Vec<String> {
+    kernelet_image::unconfined()
+        .filter(|_| node)
+        .map(|why| {
+            format!(
+                "layers are unpacked without a second confinement, by the walk on descriptors alone: {why}"
+            )
+        })
+        .into_iter()
+        .collect()
 }

@@ -199,11 +199,6 @@ pub const TABLE: &[Row] = &[
         refused: Refused::Prefix("HugePages"),
         text: "huge pages as a volume are not implemented",
     },
-    row(
-        "Pod",
-        "spec.imagePullSecrets",
-        "images are not pulled from registries yet; load them into the node",
-    ),
     value(
         "Pod",
         "spec.securityContext.appArmorProfile.type",

@@ -98,7 +98,7 @@ impl Source {
 
     /// A stream, decompressed into `spool`.
     pub fn read(
-        reader: impl Read,
+        reader: impl Read + Send,
         spool: impl FnOnce() -> io::Result<File>,
     ) -> Result<Source, ImageError> {
         let io = |source| ImageError::Io {
@@ -251,7 +251,9 @@ impl Compression {
 }
 
 /// Decompresses what is compressed, told by its first bytes: media types are often wrong.
-pub(crate) fn decompress<'a>(mut reader: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompress<'a>(
+    mut reader: impl BufRead + Send + 'a,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
     Ok(match Compression::of(reader.fill_buf()?)? {
         Compression::None => Box::new(reader),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),

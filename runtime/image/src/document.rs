@@ -6,7 +6,7 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest,
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
-    Digest, ImageConfig, ImageError, ImageId, Port, Protocol, Reference,
+    Digest, ImageConfig, ImageError, ImageId, Platform, Port, Protocol, Reference,
     archive::{Source, damaged},
     digest,
 };
@@ -106,7 +106,7 @@ fn layout(source: &Source, index: &ImageIndex) -> Result<Vec<Found>, ImageError>
         let config = manifest.config();
         let what = format!("the configuration {}", config.digest());
         let (id, config) = blob(source, config, &what)?;
-        let diff_ids = diff_ids(&what, &config)?;
+        let diff_ids = diff_ids(&what, &config, &Platform::here())?;
         if diff_ids.len() != manifest.layers().len() {
             return Err(ImageError::NotAnImage(format!(
                 "the manifest {digest} has {} layers, its configuration {}",
@@ -211,7 +211,7 @@ fn docker_image(source: &Source, image: &DockerImage) -> Result<Found, ImageErro
     if let Some(expected) = named_digest(&image.config) {
         digest::expect(&what, &expected, &id)?;
     }
-    let diff_ids = diff_ids(&what, &config)?;
+    let diff_ids = diff_ids(&what, &config, &Platform::here())?;
     if diff_ids.len() != image.layers.len() {
         return Err(ImageError::NotAnImage(format!(
             "manifest.json has {} layers for {}, its configuration {}",
@@ -253,7 +253,7 @@ fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-fn digest_of(descriptor: &Descriptor) -> Result<Digest, ImageError> {
+pub(crate) fn digest_of(descriptor: &Descriptor) -> Result<Digest, ImageError> {
     descriptor
         .digest()
         .to_string()
@@ -296,21 +296,25 @@ fn read(source: &Source, name: &str) -> Result<Option<Vec<u8>>, ImageError> {
     Ok(Some(bytes))
 }
 
-fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, ImageError> {
+pub(crate) fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, ImageError> {
     serde_json::from_slice(bytes).map_err(|source| ImageError::Document {
         what: what.to_owned(),
         source,
     })
 }
 
-/// The layers' identities, of a configuration that is for this machine.
-fn diff_ids(what: &str, config: &[u8]) -> Result<Vec<Digest>, ImageError> {
+/// The layers' identities, of a configuration that is for this platform.
+pub(crate) fn diff_ids(
+    what: &str,
+    config: &[u8],
+    platform: &Platform,
+) -> Result<Vec<Digest>, ImageError> {
     let config: ImageConfiguration = parse(what, config)?;
     let (os, arch) = (config.os().to_string(), config.architecture().to_string());
-    if os != "linux" || arch != architecture() {
+    if !platform.has(&os, &arch) {
         return Err(ImageError::Platform {
             found: format!("{os}/{arch}"),
-            wanted: format!("linux/{}", architecture()),
+            wanted: platform.to_string(),
         });
     }
     config
@@ -325,7 +329,7 @@ fn diff_ids(what: &str, config: &[u8]) -> Result<Vec<Digest>, ImageError> {
 }
 
 /// This machine in Go's words, which images use.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

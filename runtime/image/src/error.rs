@@ -97,11 +97,11 @@ pub enum ImageError {
         reason: String,
     },
     /// The image is for another machine.
-    #[error("the image is for {found}, this machine is {wanted}")]
+    #[error("the image is for {found}, and {wanted} is wanted")]
     Platform {
         /// `os/architecture` of the image.
         found: String,
-        /// Ours.
+        /// Ours, or the one asked for.
         wanted: String,
     },
     /// The machine's part of it failed.

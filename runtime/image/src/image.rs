@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Reference;
+use crate::{Access, Reference};
 
 /// A SHA-256 digest; other algorithms are refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,6 +90,10 @@ pub struct Image {
     pub digest: Option<Digest>,
     /// Its names.
     pub references: Vec<Reference>,
+    /// What registries know it as: `registry/repository@digest`.
+    pub repo_digests: Vec<String>,
+    /// Who may use it.
+    pub access: Access,
     /// What a container of it starts as.
     pub config: ImageConfig,
     /// Its layers as folders in overlayfs' form and order: the topmost first, as `lowerdir` wants them.

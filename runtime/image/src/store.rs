@@ -12,9 +12,9 @@
 //! leaves at worst layers without an image, which a prune removes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, BufReader, Read, Write as _},
+    io::{self, Read, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -22,12 +22,11 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    Digest, Image, ImageError, ImageId, OpenError, Reference,
-    archive::{Source, damaged, decompress},
-    digest::{self, Hashing},
+    Access, Digest, Image, ImageError, ImageId, OpenError, Reference,
+    archive::Source,
+    digest,
     document::{self, Found, FoundLayer},
-    tree::Tree,
-    unpack::unpack,
+    layer::NewLayer,
 };
 
 /// The node's images. Cloning gives another handle; several processes may have the same folder open.
@@ -48,9 +47,15 @@ pub struct Pruned {
 /// An image's own file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
-    manifest: Option<Digest>,
+    pub manifest: Option<Digest>,
     /// Chain ids, the lowest layer's first.
     pub chain: Vec<Digest>,
+    /// What registries know it as: `registry/repository@digest`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<String>,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Access::is_empty")]
+    pub access: Access,
 }
 
 /// A layer's own file.
@@ -61,7 +66,7 @@ pub(crate) struct LayerRecord {
 }
 
 /// Names, as text because that is their order for people.
-type References = BTreeMap<String, ImageId>;
+pub(crate) type References = BTreeMap<String, ImageId>;
 
 /// The folder that stands in for the layers of an image without any: overlayfs wants one at least.
 const EMPTY: &str = "empty";
@@ -108,15 +113,18 @@ impl ImageStore {
         match lock.try_lock() {
             Ok(()) => {
                 let tmp = store.dir.join("tmp");
-                for entry in fs::read_dir(&tmp).map_err(error("read", &tmp))? {
-                    let path = entry.map_err(error("read", &tmp))?.path();
-                    remove(&path).map_err(error("remove", &path))?;
-                }
+                ImageStore::sweep(&tmp).map_err(error("clean", &tmp))?;
             }
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(source)) => return Err(error("lock", &store.dir)(source)),
         }
         Ok(store)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Loads every image of a `docker save` archive or an OCI layout (a folder, or an archive of one), compressed
@@ -128,7 +136,7 @@ impl ImageStore {
     }
 
     /// The same from a stream.
-    pub fn load_from(&self, reader: impl Read) -> Result<Vec<Image>, ImageError> {
+    pub fn load_from(&self, reader: impl Read + Send) -> Result<Vec<Image>, ImageError> {
         let _lock = self.lock("load.lock")?;
         let source = Source::read(reader, || self.spool())?;
         self.take(&source)
@@ -170,17 +178,20 @@ impl ImageStore {
             }
             chain.push(id);
         }
-        let record = Record {
+        let mut record = Record {
             manifest: image.manifest,
             chain,
+            digests: Vec::new(),
+            access: Access::new(),
         };
         let target = self.image_dir(image.id);
         let _lock = self.lock("lock")?;
         if target.exists() {
-            // The same image again; it may come with a manifest this time.
-            if record.manifest.is_some() {
-                self.write_json(&target.join("record.json"), &record)?;
-            }
+            // The same image again; it may come with a manifest this time. Whoever loads it gives it to everybody.
+            let known = self.record(image.id)?;
+            record.manifest = record.manifest.or(known.manifest);
+            record.digests = known.digests;
+            self.write_json(&target.join("record.json"), &record)?;
             return Ok(());
         }
         let tmp = self.tmp_dir()?;
@@ -190,7 +201,6 @@ impl ImageStore {
         place(tmp, &target)
     }
 
-    /// Unpacks a layer on top of others, and puts it into place when its digests are right.
     fn add_layer(
         &self,
         source: &Source,
@@ -199,7 +209,7 @@ impl ImageStore {
         below: &[Digest],
     ) -> Result<(), ImageError> {
         let what = format!("the layer {}", layer.name);
-        let part = source
+        let mut part = source
             .part(&layer.name)?
             .ok_or_else(|| ImageError::Missing(what.clone()))?;
         if let Some((_, size)) = layer.blob
@@ -211,49 +221,14 @@ impl ImageStore {
                 found: part.size,
             });
         }
-        let tmp = self.tmp_dir()?;
-        let fs = tmp.path().join("fs");
-        let io = |attempt, path: &Path| io_error(attempt, path);
-        DirBuilder::new()
-            .mode(0o755)
-            .create(&fs)
-            .map_err(io("make", &fs))?;
-        let split = tmp.path().join("split.zst");
-        let split_file = create_new(&split).map_err(io("make", &split))?;
-        let lower = Tree::open(below.iter().rev().map(|id| self.layer(id).join("fs")))
-            .map_err(io("open the layers in", &self.dir))?;
-
-        let mut blob = Hashing::new(part);
-        let mut archive = Hashing::new(
-            decompress(BufReader::with_capacity(128 << 10, &mut blob)).map_err(damaged(&what))?,
-        );
-        let unpacked = unpack(&mut archive, &fs, &lower, split_file);
-        // A wrong digest is the better explanation of an archive that makes no sense, but a missing end isn't.
-        if let Err(error) = &unpacked
-            && !matches!(error, ImageError::Damaged { .. } | ImageError::Entry { .. })
-        {
-            return unpacked.map(|_| ());
-        }
-        let rest = io::copy(&mut archive, &mut io::sink());
-        let (diff_id, _) = archive.finish();
-        let rest = rest.and_then(|_| io::copy(&mut blob, &mut io::sink()));
-        if let Err(source) = rest {
-            return Err(unpacked
-                .err()
-                .unwrap_or(ImageError::Damaged { what, source }));
-        }
-        if let Some((expected, _)) = &layer.blob {
-            digest::expect(&what, expected, &blob.finish().0)?;
-        }
-        digest::expect(&format!("{what}, uncompressed,"), &layer.diff_id, &diff_id)?;
-        let bytes = unpacked?;
-
-        let record = LayerRecord { diff_id, bytes };
-        write_new(&tmp.path().join("layer.json"), &json(&record))?;
-        // One call for all of the layer's files, instead of one a file.
-        let root = File::open(tmp.path()).map_err(io("open", tmp.path()))?;
-        nix::unistd::syncfs(&root).map_err(|errno| io("sync", tmp.path())(errno.into()))?;
-        place(tmp, &self.layer(&id))
+        let layer = NewLayer {
+            what,
+            blob: layer.blob.map(|(digest, _)| digest),
+            diff_id: layer.diff_id,
+            id,
+            below,
+        };
+        self.unpack_layer(&self.dir.join("tmp"), &layer, &mut part)
     }
 
     /// The image of a name (`nginx`, `repo:tag`, `repo@sha256:…`), an id (`sha256:…`) or the beginning of one.
@@ -291,6 +266,13 @@ impl ImageStore {
                             return Ok(*id);
                         }
                     }
+                    let (registry, repository) = (reference.registry(), reference.repository());
+                    let known = format!("{registry}/{repository}@{digest}");
+                    for id in self.ids()? {
+                        if self.record(id)?.digests.contains(&known) {
+                            return Ok(id);
+                        }
+                    }
                     return Err(not_found());
                 }
             }
@@ -324,7 +306,7 @@ impl ImageStore {
             .collect()
     }
 
-    fn image(&self, id: ImageId, references: &References) -> Result<Image, ImageError> {
+    pub(crate) fn image(&self, id: ImageId, references: &References) -> Result<Image, ImageError> {
         let record = self.record(id)?;
         let config = self.config(id)?;
         let mut size = 0;
@@ -348,6 +330,8 @@ impl ImageStore {
                 .filter(|(_, image)| **image == id)
                 .map(|(name, _)| name.parse())
                 .collect::<Result<_, _>>()?,
+            repo_digests: record.digests,
+            access: record.access,
             config: document::config(&format!("the configuration {id}"), &config)?,
             layers,
             size,
@@ -414,7 +398,7 @@ impl ImageStore {
 
     /// Removes layers that no image has; answers their bytes.
     fn discard_layers(&self) -> Result<u64, ImageError> {
-        let mut used = BTreeSet::new();
+        let mut used = self.reserved()?;
         for id in self.ids()? {
             used.extend(self.record(id)?.chain);
         }
@@ -514,7 +498,7 @@ impl ImageStore {
             .collect())
     }
 
-    fn image_dir(&self, id: ImageId) -> PathBuf {
+    pub(crate) fn image_dir(&self, id: ImageId) -> PathBuf {
         self.dir.join("images").join(id.0.hex())
     }
 
@@ -538,7 +522,7 @@ impl ImageStore {
         Ok(config)
     }
 
-    fn references(&self) -> Result<References, ImageError> {
+    pub(crate) fn references(&self) -> Result<References, ImageError> {
         let path = self.dir.join("references.json");
         if !path.exists() {
             return Ok(References::new());
@@ -546,12 +530,12 @@ impl ImageStore {
         read_json(&path)
     }
 
-    fn write_references(&self, references: &References) -> Result<(), ImageError> {
+    pub(crate) fn write_references(&self, references: &References) -> Result<(), ImageError> {
         self.write_json(&self.dir.join("references.json"), references)
     }
 
     /// Replaces a file in one step.
-    fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), ImageError> {
+    pub(crate) fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), ImageError> {
         let mut tmp = tempfile::NamedTempFile::new_in(self.dir.join("tmp"))
             .map_err(io_error("make a file in", &self.dir))?;
         tmp.write_all(&json(value))
@@ -562,7 +546,7 @@ impl ImageStore {
         sync_dir(path.parent().expect("it is below the store's folder"))
     }
 
-    fn tmp_dir(&self) -> Result<tempfile::TempDir, ImageError> {
+    pub(crate) fn tmp_dir(&self) -> Result<tempfile::TempDir, ImageError> {
         let tmp = self.dir.join("tmp");
         tempfile::tempdir_in(&tmp).map_err(io_error("make a folder in", &tmp))
     }
@@ -576,8 +560,16 @@ impl ImageStore {
             .open(self.dir.join(name))
     }
 
+    /// Waits until nobody has it for himself.
+    pub(crate) fn shared_lock(&self, name: &str) -> Result<File, ImageError> {
+        let path = self.dir.join(name);
+        let file = self.lock_file(name).map_err(io_error("open", &path))?;
+        file.lock_shared().map_err(io_error("lock", &path))?;
+        Ok(file)
+    }
+
     /// Waits for a lock, which goes with the answer.
-    fn lock(&self, name: &str) -> Result<File, ImageError> {
+    pub(crate) fn lock(&self, name: &str) -> Result<File, ImageError> {
         let path = self.dir.join(name);
         let file = self.lock_file(name).map_err(io_error("open", &path))?;
         file.lock().map_err(io_error("lock", &path))?;
@@ -598,7 +590,7 @@ pub(crate) fn io_error(
 }
 
 /// The names in a folder, in order; none if there is no folder.
-fn names(dir: &Path) -> Result<Vec<String>, ImageError> {
+pub(crate) fn names(dir: &Path) -> Result<Vec<String>, ImageError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -613,7 +605,7 @@ fn names(dir: &Path) -> Result<Vec<String>, ImageError> {
     Ok(names)
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ImageError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ImageError> {
     let bytes = fs::read(path).map_err(io_error("read", path))?;
     serde_json::from_slice(&bytes).map_err(|source| ImageError::Document {
         what: path.display().to_string(),
@@ -621,11 +613,11 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ImageError> {
     })
 }
 
-fn json(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("our own types have text keys")
 }
 
-fn create_new(path: &Path) -> io::Result<File> {
+pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -646,14 +638,14 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), ImageError> {
 }
 
 /// Renames a finished folder into its place.
-fn place(tmp: tempfile::TempDir, target: &Path) -> Result<(), ImageError> {
+pub(crate) fn place(tmp: tempfile::TempDir, target: &Path) -> Result<(), ImageError> {
     fs::rename(tmp.path(), target).map_err(io_error("put into place", target))?;
     // It isn't temporary any more.
     let _ = tmp.keep();
     sync_dir(target.parent().expect("it is below the store's folder"))
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() {
         fs::remove_dir_all(path)
     } else {

@@ -64,6 +64,11 @@ impl Tree {
         Ok(Tree { layers })
     }
 
+    /// The layers' own folders.
+    pub fn folders(&self) -> &[OwnedFd] {
+        &self.layers
+    }
+
     /// What is at `path`, whose folders must be no symlinks; nor is the last part followed.
     pub fn lookup(&self, path: &Path) -> io::Result<Node> {
         let mut at: Merged = self

@@ -10,7 +10,7 @@ use std::{
     collections::{HashSet, VecDeque},
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Read, Write as _},
+    io::{self, Read, Seek as _, Write as _},
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -455,7 +455,7 @@ impl Unpacker<'_> {
         if by_reference {
             self.split.borrow_mut().content(real, size)?;
         }
-        let copied = copy_content(entry, &mut file)?;
+        let copied = copy_content(entry, &mut file, by_reference)?;
         self.split.borrow_mut().content_ended();
         if copied != size {
             return Err(Trouble::Source(io::ErrorKind::UnexpectedEof.into()));
@@ -558,17 +558,27 @@ fn create(at: &Place, name: &OsStr) -> Result<File, Trouble> {
     Ok(openat(&at.folder, name, flags, Mode::from_bits_truncate(0o600))?.into())
 }
 
-fn copy_content(from: &mut impl Read, to: &mut File) -> Result<u64, Trouble> {
+/// Copies to the end. Of what isn't `dense`, zeros stay holes: a small archive must not fill the disk with them.
+fn copy_content(from: &mut impl Read, to: &mut File, dense: bool) -> Result<u64, Trouble> {
     let mut buffer = vec![0; 64 << 10];
     let mut copied = 0;
     loop {
         let read = match from.read(&mut buffer) {
-            Ok(0) => return Ok(copied),
+            Ok(0) => {
+                if !dense {
+                    to.set_len(copied)?;
+                }
+                return Ok(copied);
+            }
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Trouble::Source(error)),
         };
-        to.write_all(&buffer[..read])?;
+        if !dense && buffer[..read].iter().all(|byte| *byte == 0) {
+            to.seek_relative(i64::try_from(read).expect("a buffer's length"))?;
+        } else {
+            to.write_all(&buffer[..read])?;
+        }
         copied += read as u64;
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     fs,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -325,4 +325,39 @@ fn overlays_own_attributes_in_an_archive_are_dropped() {
     ] {
         assert_eq!(xattr(&folder, name), None, "{name}");
     }
+}
+
+#[test]
+fn a_huge_sparse_file_stays_sparse_and_is_saved_as_it_came() {
+    if !root("a_huge_sparse_file_stays_sparse_and_is_saved_as_it_came") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let size = 200 << 20;
+    let layer = Layer::new()
+        .sparse("huge", size, &[b'x'; 512])
+        .file("after", "a")
+        .done();
+    let image = load(&store, &[layer]);
+    let file = fs::File::open(image.layers[0].join("huge")).unwrap();
+    let metadata = file.metadata().unwrap();
+    assert_eq!(metadata.len(), size);
+    assert!(
+        metadata.blocks() * 512 < 1 << 20,
+        "{} blocks",
+        metadata.blocks()
+    );
+    let mut end = [0; 600];
+    file.read_exact_at(&mut end, size - 600).unwrap();
+    assert_eq!(
+        (end[..88].iter().max(), end[88..].iter().min()),
+        (Some(&0), Some(&b'x'))
+    );
+    assert_eq!(
+        fs::read_to_string(image.layers[0].join("after")).unwrap(),
+        "a"
+    );
+    // The digest of what is written is verified there.
+    store.save("test", &dir.path().join("saved")).unwrap();
 }

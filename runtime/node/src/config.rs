@@ -6,6 +6,8 @@ use kernelet_attach::PodNetwork;
 use kernelet_client::Informers;
 use kernelet_pki::Identity;
 
+use crate::ImageSettings;
+
 /// One instance's node.
 #[derive(Clone)]
 pub struct NodeConfig {
@@ -36,6 +38,8 @@ pub struct NodeConfig {
     pub client_ca_pem: String,
     /// Most pods on this node; 500 unless told otherwise.
     pub max_pods: u32,
+    /// How images come and go.
+    pub images: ImageSettings,
 }
 
 /// Why the node didn't start.

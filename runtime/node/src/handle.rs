@@ -62,7 +62,7 @@ impl Node {
             layout,
             facts: Arc::new(machine.node_facts(&config)),
             recorder: Recorder::new(client.clone(), "kubelet", Some(config.node_name.clone())),
-            images: Images::new(images),
+            images: Images::new(images, &config.images),
             services: config.informers.all::<Service>(),
             objects: Objects::new(client),
             resolver: Resolver::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
@@ -84,6 +84,7 @@ impl Node {
         ));
         tasks.spawn(run_pods(ctx.clone(), pods.clone()));
         tasks.spawn(crate::image_watch::follow(ctx.clone(), pods.clone()));
+        tasks.spawn(crate::image_gc::keep(ctx.clone()));
         tasks.close();
         Ok(NodeHandle {
             ctx,

@@ -1,11 +1,49 @@
-//! Images as pods meet them: found in the local store or not. Nothing is pulled here.
+//! Images as pods meet them: found in the local store, or pulled into it.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use kernelet_image::{Image, ImageConfig, ImageError, ImageId, ImageStore};
-use kernelet_pod_plan::{ContainerId, FailureReason, ImageFound, PullPolicy, StepError};
+use kernelet_image::{
+    Image, ImageConfig, ImageError, ImageId, ImageStore, Keyring, PullError, PullOptions, Pulled,
+    Puller, Reference, Registries,
+};
+use kernelet_pod_plan::{ContainerId, FailureReason, ImageFound, StepError};
+use tokio::sync::Semaphore;
 
 use crate::errors::chain;
+
+/// Where a node's images come from, and when they go.
+#[derive(Clone, Debug)]
+pub struct ImageSettings {
+    /// Mirrors, authorities and the like.
+    pub registries: Registries,
+    /// Files in the form of `docker login`'s, read at each pull; one that isn't there is no error.
+    pub credentials: Vec<PathBuf>,
+    /// How many images are pulled at the same time; 1 is one after another.
+    pub parallel_pulls: usize,
+    /// The disk's usage, in percent, from which images that nobody uses are removed.
+    pub gc_high_percent: u8,
+    /// The usage down to which they are.
+    pub gc_low_percent: u8,
+    /// Younger images stay.
+    pub gc_min_age: Duration,
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        Self {
+            registries: Registries::default(),
+            credentials: Vec::new(),
+            parallel_pulls: 5,
+            gc_high_percent: 85,
+            gc_low_percent: 80,
+            gc_min_age: Duration::from_secs(120),
+        }
+    }
+}
 
 /// An image that is in the store, unpacked.
 #[derive(Clone, Debug)]
@@ -20,44 +58,47 @@ pub(crate) struct LocalImage {
 #[derive(Clone)]
 pub(crate) struct Images {
     store: ImageStore,
+    puller: Puller,
+    credentials: Vec<PathBuf>,
+    turns: Arc<Semaphore>,
 }
 
 impl Images {
-    pub fn new(store: ImageStore) -> Self {
-        Self { store }
+    pub fn new(store: ImageStore, settings: &ImageSettings) -> Self {
+        Self {
+            puller: Puller::new(store.clone(), settings.registries.clone()),
+            store,
+            credentials: settings.credentials.clone(),
+            turns: Arc::new(Semaphore::new(settings.parallel_pulls.max(1))),
+        }
     }
 
     pub fn store(&self) -> &ImageStore {
         &self.store
     }
 
-    /// The image that a container asks for, in upstream's words when it can't be had.
-    pub async fn resolve(&self, asked: &str, policy: PullPolicy) -> Result<LocalImage, StepError> {
-        let (store, name) = (self.store.clone(), asked.to_owned());
-        match blocking(move || store.get(&name)).await? {
-            Ok(image) => Ok(local(asked, image)),
-            Err(ImageError::Reference(error)) => Err(StepError {
-                reason: FailureReason::InvalidImageName,
-                message: format!("Failed to apply default image tag \"{asked}\": {error}"),
-            }),
-            Err(ImageError::NotFound(_)) if policy == PullPolicy::Never => Err(StepError {
-                reason: FailureReason::ErrImageNeverPull,
-                message: format!(
-                    "Container image \"{asked}\" is not present with pull policy of Never"
-                ),
-            }),
-            Err(ImageError::NotFound(_)) => Err(StepError {
-                reason: FailureReason::ErrImagePull,
-                message: format!(
-                    "failed to pull image \"{asked}\": it is not in this node's image store, and pulling from a registry is \
-                     not implemented yet; load it with `kernelet image load`"
-                ),
-            }),
-            Err(error) => Err(StepError {
-                reason: FailureReason::ErrImagePull,
-                message: chain(&error),
-            }),
+    /// What the node's own files know. Read anew each time: credentials change, and pulls are rare.
+    pub fn node_keyring(&self) -> Keyring {
+        let mut keyring = Keyring::default();
+        for path in self.credentials.iter().filter(|path| path.exists()) {
+            match Keyring::read(path) {
+                Ok(more) => keyring = keyring.and(&more),
+                Err(error) => tracing::warn!(error = %chain(&error), "the node's credentials"),
+            }
         }
+        keyring
+    }
+
+    /// Pulls when it is its turn; answers how long that took by itself.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+    ) -> Result<(Pulled, Duration), PullError> {
+        let _turn = self.turns.acquire().await.expect("it is never closed");
+        let begun = Instant::now();
+        let pulled = self.puller.pull(reference, options).await?;
+        Ok((pulled, begun.elapsed()))
     }
 
     /// Keeps the image while the container's root needs its layers.
@@ -70,20 +111,32 @@ impl Images {
     }
 }
 
-fn local(asked: &str, image: Image) -> LocalImage {
-    let wanted = asked.parse::<kernelet_image::Reference>().ok();
-    let name = match wanted.filter(|w| image.references.contains(w)) {
+/// An image under the name that was asked for.
+pub(crate) fn local(asked: &str, image: Image) -> LocalImage {
+    let wanted = asked.parse::<Reference>().ok();
+    let name = match wanted.as_ref().filter(|w| image.references.contains(w)) {
         Some(reference) => reference.to_string(),
         None => image
             .references
             .first()
             .map_or_else(|| asked.to_owned(), ToString::to_string),
     };
+    // As everybody shows it: what the repository calls it, where it came from one.
+    let repository = wanted.map(|w| format!("{}/{}@", w.registry(), w.repository()));
+    let id = repository
+        .and_then(|own| {
+            image
+                .repo_digests
+                .iter()
+                .find(|digest| digest.starts_with(&own))
+        })
+        .or(image.repo_digests.first())
+        .map_or_else(|| image.id.to_string(), Clone::clone);
     LocalImage {
         found: ImageFound {
             asked: asked.to_owned(),
             name,
-            id: image.id.to_string(),
+            id,
         },
         id: image.id,
         config: image.config,

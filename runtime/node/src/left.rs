@@ -17,7 +17,7 @@ use kernelet_sys::cgroup::Layout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    NodeConfig, StartError,
+    ImageSettings, NodeConfig, StartError,
     context::Context,
     facts::Machine,
     images::Images,
@@ -67,7 +67,7 @@ impl LeftPods {
             layout: Arc::new(layout),
             facts: Arc::new(machine.node_facts(&config)),
             recorder: Recorder::new(client.clone(), "kubelet", None),
-            images: Images::new(images),
+            images: Images::new(images, &config.images),
             services: config.informers.all::<Service>(),
             objects: Objects::new(client),
             resolver: Resolver::default(),
@@ -105,6 +105,7 @@ impl LeftPods {
             },
             client_ca_pem: String::new(),
             max_pods: 0,
+            images: ImageSettings::default(),
         }
     }
 }

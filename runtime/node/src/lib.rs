@@ -21,6 +21,7 @@ mod facts;
 #[cfg(feature = "fault-points")]
 mod fault;
 mod handle;
+mod image_gc;
 mod image_watch;
 mod images;
 mod inotify;
@@ -45,5 +46,6 @@ mod worker;
 pub use builtin::HELLO_IMAGE;
 pub use config::{NodeConfig, StartError};
 pub use handle::{EndPodsError, Node, NodeHandle, NodeReport, PodReport};
+pub use images::ImageSettings;
 pub use left::{EndedPods, LeftPods};
 pub use purge::{PurgeError, purge};

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use kernelet_client::EventType;
 use kernelet_pod_plan::{
-    FailureReason, Observed, Outcome, PullPolicy, Role, Run, Step, Wanted, infeasible_resize,
-    probe::ProbeKind,
+    FailureReason, Observed, Outcome, Role, Run, Step, Wanted, infeasible_resize, probe::ProbeKind,
 };
 use serde_json::{Map, Value, json};
 
@@ -63,32 +62,6 @@ impl Told {
         outcome: &Outcome,
     ) {
         match (step, outcome) {
-            (
-                Step::ResolveImage {
-                    container,
-                    image,
-                    policy,
-                },
-                Ok(_),
-            ) => {
-                let message = match policy {
-                    PullPolicy::Always => format!(
-                        "Container image \"{image}\" is used as this machine has it: imagePullPolicy Always would ask its \
-                         registry, which is not implemented yet"
-                    ),
-                    PullPolicy::IfNotPresent | PullPolicy::Never => {
-                        format!("Container image \"{image}\" already present on machine")
-                    }
-                };
-                container_event(
-                    home,
-                    wanted,
-                    container,
-                    EventType::Normal,
-                    "Pulled",
-                    message,
-                );
-            }
             (
                 Step::ResolveImage {
                     container, image, ..

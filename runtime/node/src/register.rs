@@ -318,8 +318,14 @@ fn images(ctx: &Context) -> Option<Vec<ContainerImage>> {
         .ok()?
         .into_iter()
         .map(|image| ContainerImage {
-            names: Some(image.references.iter().map(ToString::to_string).collect()),
             size_bytes: i64::try_from(image.size).ok(),
+            names: Some(
+                image
+                    .repo_digests
+                    .into_iter()
+                    .chain(image.references.iter().map(ToString::to_string))
+                    .collect(),
+            ),
         })
         .collect();
     images.sort_by(|a, b| {

@@ -233,7 +233,12 @@ impl Worker {
         match happening {
             Happening::Object => self.take_in_object(),
             Happening::Request(Request::Suspend(grace)) => self.wanted.suspended = Some(grace),
-            Happening::Request(Request::ImagesChanged) => self.seen.images_changed(),
+            Happening::Request(Request::ImagesChanged) => {
+                let store = self.home.ctx.images.store();
+                self.seen.images_changed(&self.wanted, |image| {
+                    store.get(image).is_ok_and(|image| image.is_everybodys())
+                });
+            }
             Happening::News(Follower::Volume(name)) => self.seen.volume_source_changed(&name),
             Happening::News(Follower::Configuration) => self.seen.configuration_changed(),
             Happening::Probe(news) => self.take_in_probe(&news, now),

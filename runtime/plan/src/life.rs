@@ -396,10 +396,15 @@ impl Observed {
         }
     }
 
-    /// An image has come into the store: what waits for one tries again now.
-    pub fn images_changed(&mut self) {
-        for c in self.containers.values_mut() {
-            if let ImageStage::Failed(failure) = &mut c.image {
+    /// Images have come into the store: whoever waits for one that `is_there` now tries again at once. What is still
+    /// missing waits on: its registry wasn't asked.
+    pub fn images_changed(&mut self, wanted: &Wanted, is_there: impl Fn(&str) -> bool) {
+        for (_, container) in wanted.containers() {
+            let image = container.image.as_deref().unwrap_or_default();
+            if let Some(c) = self.containers.get_mut(&container.name)
+                && let ImageStage::Failed(failure) = &mut c.image
+                && is_there(image)
+            {
                 failure.back_off = failure.back_off.at_once();
             }
         }

@@ -65,6 +65,27 @@ impl Layer {
         )
     }
 
+    /// A sparse file of GNU's tar, with data at its end only.
+    pub fn sparse(mut self, name: &str, size: u64, data: &[u8; 512]) -> Layer {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_700_000_000);
+        header.set_size(data.len() as u64);
+        let octal =
+            |field: &mut [u8; 12], n: u64| field.copy_from_slice(format!("{n:011o}\0").as_bytes());
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.name[..name.len()].copy_from_slice(name.as_bytes());
+        octal(&mut gnu.sparse[0].offset, size - data.len() as u64);
+        octal(&mut gnu.sparse[0].numbytes, data.len() as u64);
+        octal(&mut gnu.realsize, size);
+        header.set_cksum();
+        self.0.append(&header, &data[..]).unwrap();
+        self
+    }
+
     pub fn dir(self, name: &str, mode: u32) -> Layer {
         self.entry(name, EntryType::Directory, mode, (0, 0), "", b"")
     }

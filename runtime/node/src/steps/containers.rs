@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, ResourceRequirements, Secret, VolumeMount};
 use kernelet_client::EventType;
 use kernelet_pod_plan::{
-    ContainerId, Done, FailureReason, Outcome, PullPolicy, Role, StepError, Wanted,
+    ContainerId, Done, FailureReason, Outcome, Role, StepError, Wanted,
     cgroup::PodCgroup,
     env::{self, Sources},
     fields::RuntimeFields,
@@ -39,18 +39,6 @@ pub(crate) fn field_path(role: Role, name: &str) -> String {
         Role::Init | Role::Sidecar => format!("spec.initContainers{{{name}}}"),
         Role::Ephemeral => format!("spec.ephemeralContainers{{{name}}}"),
     }
-}
-
-pub(super) async fn resolve_image(
-    home: &PodHome,
-    container: &str,
-    image: &str,
-    policy: PullPolicy,
-) -> Outcome {
-    let local = home.ctx.images.resolve(image, policy).await?;
-    let found = local.found.clone();
-    home.set_image(container, local);
-    Ok(Done::Image(found))
 }
 
 /// What the plan has decided about a container that is to be made.
@@ -90,10 +78,8 @@ pub(super) async fn create(
         // Known from before a restart of the agent, by name only.
         None => {
             let asked = container.image.clone().unwrap_or_default();
-            home.ctx
-                .images
-                .resolve(&asked, kernelet_pod_plan::pull_policy(container))
-                .await?
+            let policy = kernelet_pod_plan::pull_policy(container);
+            super::images::ensure(home, wanted, name, &asked, policy).await?
         }
     };
     let shim = home.need_shim(FailureReason::CreateContainerError)?;

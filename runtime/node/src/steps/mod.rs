@@ -5,6 +5,7 @@ mod containers;
 mod ground;
 mod grpc;
 mod hooks;
+mod images;
 mod resize;
 
 use std::{net::IpAddr, sync::Arc};
@@ -53,7 +54,7 @@ async fn carry_out(home: &Arc<PodHome>, scene: &Scene, step: &Step) -> Outcome {
             container,
             image,
             policy,
-        } => containers::resolve_image(home, container, image, *policy).await,
+        } => images::resolve_image(home, &scene.wanted, container, image, *policy).await,
         Step::CreateContainer {
             container,
             attempt,
