@@ -79,7 +79,7 @@ async fn route(
         ["openapi", "v2"] => openapi_v2(state, headers),
         ["openapi", "v3"] => document(state.openapi.load().v3_index()),
         ["openapi", "v3", rest @ ..] => openapi_v3(state, headers, query, &rest.join("/"))?,
-        ["version"] => Ok(raw(&version())),
+        ["version"] => Ok(respond::bytes(StatusCode::OK, JSON, version())),
         ["healthz" | "livez" | "readyz", rest @ ..] => health(state, parts[0], rest, query)?,
         ["metrics"] => {
             let objects = snapshot.served().filter_map(|served| {
@@ -175,13 +175,30 @@ fn index(snapshot: &crate::registry::Snapshot) -> Value {
     json!({"paths": paths})
 }
 
-fn version() -> Value {
-    json!({
-        "major": "1", "minor": "35", "emulationMajor": "1", "emulationMinor": "35",
-        "minCompatibilityMajor": "1", "minCompatibilityMinor": "34", "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
-        "platform": format!("linux/{}", if cfg!(target_arch = "x86_64") { "amd64" } else { std::env::consts::ARCH }),
-    })
+/// In upstream's order.
+fn version() -> String {
+    let platform = match std::env::consts::ARCH {
+        "x86_64" => "linux/amd64",
+        "aarch64" => "linux/arm64",
+        other => other,
+    };
+    let fields = [
+        ("major", "1"),
+        ("minor", "35"),
+        ("emulationMajor", "1"),
+        ("emulationMinor", "35"),
+        ("minCompatibilityMajor", "1"),
+        ("minCompatibilityMinor", "34"),
+        ("gitVersion", GIT_VERSION),
+        ("gitCommit", ""),
+        ("gitTreeState", "clean"),
+        ("buildDate", "1970-01-01T00:00:00Z"),
+        ("goVersion", "none"),
+        ("compiler", "rustc"),
+        ("platform", platform),
+    ];
+    let lines = fields.map(|(name, value)| format!("  {name:?}: {value:?}"));
+    format!("{{\n{}\n}}", lines.join(",\n"))
 }
 
 fn accept(headers: &HeaderMap) -> String {
