@@ -1,6 +1,7 @@
 //! What happens to an object between decoding and storing: which parts a request may write, and the generation.
 
 mod daemonset;
+pub(crate) use daemonset::TEMPLATE_GENERATION;
 
 use crate::{Resource, Value, meta, resources::Storage};
 use serde_json::{Map, json};

@@ -289,8 +289,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_, '_> {
         let (inner, go) = match self.ty {
             Type::List(inner) => (&**inner, self.go.strip_prefix("[]").unwrap_or(self.go)),
             Type::StringList => (&Type::String, "string"),
-            Type::Any => (&Type::Any, ""),
-            Type::RawExtension if self.walk.path.is_empty() => (&Type::Any, ""),
+            Type::Any | Type::RawExtension => (&Type::Any, ""),
             _ => {
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(self.reject("array"));

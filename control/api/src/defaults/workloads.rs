@@ -4,6 +4,7 @@ use super::{inner, set, template, text};
 use crate::{
     Value,
     meta::{child_mut, metadata_mut},
+    strategy::TEMPLATE_GENERATION,
 };
 use serde_json::json;
 
@@ -30,7 +31,14 @@ pub fn replication_controller(object: &mut Value) {
     }
 }
 
+/// Besides the strategy: the template's generation, which `apps/v1` keeps in an annotation, has a value of its own
+/// before the server counts, so that whoever creates the object is booked as its manager.
 pub fn daemon_set(object: &mut Value) {
+    let metadata = metadata_mut(object);
+    metadata.entry("annotations").or_insert_with(|| json!({}));
+    if let Some(annotations) = inner(metadata, "annotations") {
+        set(annotations, TEMPLATE_GENERATION, "0");
+    }
     let spec = child_mut(object, "spec");
     spec.entry("updateStrategy").or_insert_with(|| json!({}));
     if let Some(strategy) = inner(spec, "updateStrategy") {
@@ -83,6 +91,7 @@ mod tests {
             json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}})
         );
         assert_eq!(object["spec"]["revisionHistoryLimit"], 10);
+        assert_eq!(object["metadata"]["annotations"][TEMPLATE_GENERATION], "0");
         let mut by_hand = json!({"spec": {"updateStrategy": {"type": "OnDelete"}}});
         daemon_set(&mut by_hand);
         assert_eq!(

@@ -5,7 +5,7 @@
 use crate::{Value, meta};
 use serde_json::json;
 
-const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+pub(crate) const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 fn template_generation(object: &Value) -> i64 {
     object

@@ -270,7 +270,9 @@ impl Controller {
         let error = match api.create(&PostParams::default(), set).await {
             Ok(written) => {
                 self.wrote(deployment, &written);
-                self.scaled(deployment, &name, 0, size(set));
+                if size(set) > 0 {
+                    self.scaled(deployment, &name, 0, size(set));
+                }
                 return Ok(());
             }
             Err(error) => error,
