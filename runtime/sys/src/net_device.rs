@@ -55,9 +55,10 @@ pub fn move_device(
             e,
         )
     })?;
-    // Down first: nothing else on the host is to use it on its way.
-    set_up(&here, index, false).map_err(|e| said("fail to set link down", e))?;
+    // Before it goes down, with which it would lose those of IPv6.
     let addresses = addresses(&here, index).map_err(|e| said("fail to get ip addresses", e))?;
+    // Down: nothing else on the host is to use it on its way.
+    set_up(&here, index, false).map_err(|e| said("fail to set link down", e))?;
     // Name and namespace in one step: in between it could meet another of that name.
     let mut message = Message::new(RTM_NEWLINK, REQUEST | ACK);
     message.link(index, 0, 0);

@@ -15,6 +15,11 @@ pub fn program() -> String {
     std::env::var("KERNELET_OCI").unwrap_or_else(|_| env!("CARGO_BIN_EXE_kernelet-oci").into())
 }
 
+/// What a command wrote to stderr, without the log's escapes.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).replace("\\\"", "\"")
+}
+
 pub struct Bundle {
     dir: tempfile::TempDir,
     pub id: String,
@@ -91,6 +96,8 @@ impl Bundle {
             .unwrap()
             .extend(more.as_array().unwrap().clone());
         self.namespaces(all);
+        // Its root makes what is missing in there.
+        std::os::unix::fs::chown(self.path().join("rootfs"), Some(host_id), Some(host_id)).unwrap();
         let mapping = json!([{"containerID": 0, "hostID": host_id, "size": size}]);
         self.change(|config| {
             config["linux"]["uidMappings"] = mapping.clone();
@@ -136,7 +143,7 @@ impl Bundle {
     pub fn fails(&self) -> String {
         let output = self.call(&["run", &self.id]);
         assert!(!output.status.success(), "it succeeded: {output:?}");
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        said(&output)
     }
 
     /// Starts it in the background; its output goes nowhere. Returns its process id.

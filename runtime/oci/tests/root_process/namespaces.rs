@@ -117,6 +117,7 @@ fn all_of_a_containers_namespaces_can_be_joined() {
     ) else {
         return;
     };
+    std::os::unix::fs::chown(b.path().join("rootfs"), Some(100_000), Some(100_000)).unwrap();
     b.change(|c| {
         c["hostname"] = json!(null);
         c["linux"]["namespaces"] = json!([
