@@ -41,5 +41,11 @@ fn promises(plan: &ContainerPlan) {
         assert!(!name.split(['.', '/']).any(str::is_empty), "{name:?}");
         assert!(!value.contains(['\n', '\0']), "{value:?}");
     }
-    assert!(plan.process.user.additional_gids.iter().all(|gid| *gid <= i32::MAX as u32));
+    assert!(
+        plan.process
+            .user
+            .additional_gids
+            .iter()
+            .all(|gid| *gid <= i32::MAX as u32)
+    );
 }

@@ -37,7 +37,10 @@ pub fn check(profile: &SeccompProfile) {
     for (at, &(code, jt, jf, k)) in program.iter().enumerate() {
         let inside = |offset: u64| {
             let to = at as u64 + 1 + offset;
-            assert!(to < length as u64, "instruction {at} of {length} jumps to {to}");
+            assert!(
+                to < length as u64,
+                "instruction {at} of {length} jumps to {to}"
+            );
         };
         match code {
             0x20 => assert!(k < 64 && k % 4 == 0, "loads the word at {k}"),
