@@ -146,6 +146,9 @@ vm_tier() {
     | sed -nE '/(runtime\/shim-client|runtime\/oci|netagent\/maps|netagent\/agent)#/s/.*"executable":"([^"]*\/root_[^"]*)".*/\1/p')
   for set in vagrant/sets/*.sh; do
     set=$(basename "$set" .sh)
+    # A set that nobody has seen pass says so, and is run by hand (vagrant/lab run SET) until it does.
+    local pending; pending=$(sed -n 's/^# pending: //p' "vagrant/sets/$set.sh")
+    [ -z "$pending" ] || { note_skip "vm-$set" "$pending"; continue; }
     carried=()
     [ "$set" = runtime ] && carried=("${binaries[@]}")
     check "vm-$set" env LAB_LIMIT_S=400 vagrant/lab run "$set" "${carried[@]}"
@@ -157,6 +160,7 @@ build_tools || exit 2
 nextest_tool || exit 2
 if [ "$what" = all ] || [ "$what" = root ]; then
   packages busybox:busybox-static ip:iproute2 nft:nftables nsenter:util-linux runc:runc crun:crun strace:strace \
+    ps:procps dbus-daemon:dbus-daemon /usr/lib/python3/dist-packages/dbus:python3-dbus /usr/lib/python3/dist-packages/gi:python3-gi \
     etcd:etcd-server etcdctl:etcd-client fusermount3:fuse3 curl:curl nginx:nginx-light python3:python3 musl-gcc:musl-tools tmux:tmux vi:vim-tiny \
     docker-registry:docker-registry skopeo:skopeo openssl:openssl || true
   kubectl_tool || note_skip kubectl "no kubectl 1.31 or newer can be had"
