@@ -176,7 +176,8 @@ impl Mounter<'_> {
     /// File systems of the kernel's, made for this container alone.
     fn open_own(&self, mount: &MountPlan, source: &MountSource) -> Result<OwnedFd, CreateError> {
         let mut flags = mount.flags;
-        if mount.extra.copy_up {
+        // What is copied or made in it comes first.
+        if mount.extra.copy_up || mount.destination == Path::new("/dev") {
             flags.read_only = false;
         }
         let made = self.make(mount, source, flags)?;
