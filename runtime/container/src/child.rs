@@ -370,7 +370,8 @@ pub(crate) fn finish(
     }
     line.ready(last.control.as_ref().map(AsFd::as_fd))?;
     drop(last.control);
-    match last.fifo {
+    // It stays open until the program begins: who wrote the byte may want to know when that is.
+    match &last.fifo {
         Some(fifo) => wait_at_fifo(fifo)?,
         None => line.wait_for_go()?,
     }
@@ -411,10 +412,10 @@ fn exec(
 
 /// The fifo is open for reading and writing, so that reading blocks until OCI's `start` writes, and
 /// nothing has to be opened (and redirected by the container's /proc) at this point.
-fn wait_at_fifo(fifo: OwnedFd) -> Result<(), CreateError> {
+fn wait_at_fifo(fifo: &OwnedFd) -> Result<(), CreateError> {
     let mut byte = [0_u8; 1];
     loop {
-        match nix::unistd::read(&fifo, &mut byte) {
+        match nix::unistd::read(fifo, &mut byte) {
             Ok(_) => return Ok(()),
             Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(SysError::new("wait at the exec fifo", e).into()),

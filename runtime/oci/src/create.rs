@@ -267,6 +267,9 @@ fn make(global: &Global, given: &Given, wait: Wait) -> Result<Made> {
         place,
         pid_file,
     };
+    if Folder::of(global, &id).path.exists() {
+        bail!("container with given ID already exists");
+    }
     sources::check_free(&wanted.place, &layout)?;
     let (folder, lock) = Folder::create(global, &id)?;
     let result = notify

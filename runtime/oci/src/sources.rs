@@ -35,9 +35,9 @@ pub fn place(global: &Global, spec: &mut Spec, id: &ContainerId) -> Result<Place
     };
     match global.manager {
         Manager::Cgroupfs => {}
-        // Nothing will be made there; what is said about it doesn't count.
+        // Nothing will be made: what the container sees as its own is the caller's.
         Manager::Disabled => {
-            linux.set_cgroups_path(None);
+            linux.set_cgroups_path(Some(own_group()?.into()));
         }
         Manager::Systemd => {
             let path = linux.cgroups_path().clone().unwrap_or_default();
@@ -47,6 +47,18 @@ pub fn place(global: &Global, spec: &mut Spec, id: &ContainerId) -> Result<Place
         }
     }
     Ok(place)
+}
+
+/// This process's group: in the v2 tree, or in the first hierarchy.
+fn own_group() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").context("find the own cgroup")?;
+    let v2 = text.lines().find_map(|line| line.strip_prefix("0::"));
+    let first = || {
+        text.lines()
+            .next()
+            .and_then(|line| line.splitn(3, ':').nth(2))
+    };
+    Ok(v2.or_else(first).unwrap_or("/").to_owned())
 }
 
 /// A group of this name that somebody else uses, or that is frozen, would make the container what it isn't.
