@@ -148,7 +148,7 @@ fn an_exec_has_attributes_of_its_own() {
         assert_eq!(said(process(initial)), "Cpus_allowed_list:\t1\n");
     }
     let none = process(json!({"args": ["pwd"], "cwd": "/not/there"}));
-    let error = String::from_utf8_lossy(&none.stderr).into_owned();
+    let error = crate::harness::said(&none);
     assert!(
         error.contains("chdir to cwd (\"/not/there\") set in config.json failed"),
         "{error}"

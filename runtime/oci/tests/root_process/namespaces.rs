@@ -21,7 +21,18 @@ fn a_user_namespace_owns_the_container() {
         65_536,
         json!([{"type": "network"}, {"type": "cgroup"}]),
     );
-    b.change(|c| c["process"]["oomScoreAdj"] = json!(200));
+    b.change(|c| {
+        c["process"]["oomScoreAdj"] = json!(200);
+        for set in ["bounding", "permitted", "effective"] {
+            let rights = c["process"]["capabilities"][set].as_array_mut().unwrap();
+            rights.extend([
+                json!("CAP_SYS_ADMIN"),
+                json!("CAP_NET_ADMIN"),
+                json!("CAP_SETUID"),
+                json!("CAP_SETGID"),
+            ]);
+        }
+    });
     let pid = b.start();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(
@@ -88,7 +99,7 @@ fn pipes_and_terminals_belong_to_the_mapped_user() {
     ) else {
         return;
     };
-    b.user_namespace(100_000, 65_536, json!([]));
+    b.user_namespace(100_000, 65_536, json!([{"type": "network"}]));
     b.change(|c| c["process"]["user"] = json!({"uid": 12, "gid": 12}));
     assert_eq!(b.run(), "12\nagain\n");
     b.change(|c| {
@@ -120,6 +131,8 @@ fn all_of_a_containers_namespaces_can_be_joined() {
     std::os::unix::fs::chown(b.path().join("rootfs"), Some(100_000), Some(100_000)).unwrap();
     b.change(|c| {
         c["hostname"] = json!(null);
+        // The host's groups aren't the user namespace's to show.
+        c["mounts"].as_array_mut().unwrap().retain(|m| m["type"] != "cgroup");
         c["linux"]["namespaces"] = json!([
             {"type": "mount"}, {"type": "user", "path": path("user")}, {"type": "pid", "path": path("pid")},
             {"type": "network", "path": path("net")}, {"type": "ipc", "path": path("ipc")},
