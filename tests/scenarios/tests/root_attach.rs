@@ -491,3 +491,103 @@ fn attach_and_run_in_a_real_terminal_can_be_left_and_taken_up_again() {
     terminal.see("2");
     terminal.see("ended 0");
 }
+
+/// The screen has, somewhere, a line with this in it.
+fn shows(terminal: &Terminal, text: &str) {
+    eventually(text, Duration::from_secs(20), || {
+        let screen = terminal.tmux(&["capture-pane", "-p"]);
+        match screen.contains(text) {
+            true => Ok(()),
+            false => Err(screen),
+        }
+    });
+}
+
+#[test]
+fn edit_in_a_real_terminal_saves_reopens_what_was_refused_and_can_be_cancelled() {
+    skip_unless_root!();
+    if Command::new("vi").arg("--version").output().is_err() {
+        println!("SKIP edit: there is no vi");
+        return;
+    }
+    let machine = machine();
+    machine.apply(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: notes}\ndata: {colour: red}\n---\n\
+         apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  replicas: 0\n  \
+         selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    \
+         spec: {containers: [{name: main, image: \"busybox:test\"}]}\n",
+    );
+    // Saved.
+    let terminal = Terminal::new(&machine, "edit", "EDITOR=vi kubectl edit configmap notes");
+    shows(&terminal, "colour: red");
+    terminal.keys(&[":%s/colour: red/colour: blue/", "Enter", ":wq", "Enter"]);
+    terminal.see("configmap/notes edited");
+    terminal.see("ended 0");
+    let notes = machine.get(&["configmap", "notes", "--show-managed-fields"]);
+    assert_eq!(notes["data"]["colour"], "blue");
+    let managers: Vec<_> = notes["metadata"]["managedFields"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|entry| entry["manager"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert!(
+        managers.contains(&"kubectl-edit".to_owned()),
+        "{managers:?}"
+    );
+
+    // Refused: the editor is opened again, with the server's reason at the top; what is saved then is taken.
+    let terminal = Terminal::new(&machine, "refused", "EDITOR=vi kubectl edit deployment web");
+    shows(&terminal, "replicas: 0");
+    terminal.keys(&[":%s/replicas: 0/replicas: -1/", "Enter", ":wq", "Enter"]);
+    shows(&terminal, "# deployments.apps \"web\" was not valid:");
+    shows(
+        &terminal,
+        "# * spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+    );
+    assert_eq!(machine.get(&["deployment", "web"])["spec"]["replicas"], 0);
+    terminal.keys(&[":%s/^  replicas: -1/  replicas: 0/", "Enter"]);
+    terminal.keys(&[
+        ":%s/^  progressDeadlineSeconds: 600/  progressDeadlineSeconds: 700/",
+        "Enter",
+        ":wq",
+        "Enter",
+    ]);
+    terminal.see("deployment.apps/web edited");
+    terminal.see("ended 0");
+    let web = machine.get(&["deployment", "web"]);
+    assert_eq!(web["spec"]["progressDeadlineSeconds"], 700);
+
+    // Refused, and given up: what was written is kept in a file, and the exit code says so.
+    let terminal = Terminal::new(
+        &machine,
+        "given-up",
+        "EDITOR=vi kubectl edit deployment web",
+    );
+    shows(&terminal, "replicas: 0");
+    terminal.keys(&[":%s/replicas: 0/replicas: -2/", "Enter", ":wq", "Enter"]);
+    shows(&terminal, "was not valid:");
+    terminal.keys(&[":q!", "Enter"]);
+    terminal.see("ended 1");
+    shows(
+        &terminal,
+        "error: Edit cancelled, no valid changes were saved.",
+    );
+    shows(&terminal, "A copy of your changes has been stored to");
+    assert_eq!(machine.get(&["deployment", "web"])["spec"]["replicas"], 0);
+
+    // Left without a change.
+    let terminal = Terminal::new(
+        &machine,
+        "cancelled",
+        "EDITOR=vi kubectl edit configmap notes",
+    );
+    shows(&terminal, "colour: blue");
+    terminal.keys(&[":q!", "Enter"]);
+    terminal.see("Edit cancelled, no changes made.");
+    terminal.see("ended 0");
+    assert_eq!(
+        machine.get(&["configmap", "notes"])["data"]["colour"],
+        "blue"
+    );
+}
