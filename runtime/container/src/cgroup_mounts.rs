@@ -9,7 +9,9 @@ use std::{
 
 use kernelet_spec::{MountFlags, MountPlan, NamespaceOf, Propagation};
 use kernelet_sys::{
-    SysError, fd, mount,
+    SysError,
+    cgroup::Layout,
+    fd, mount,
     root::{self, Symlinks},
 };
 use nix::{errno::Errno, fcntl::OFlag};
@@ -48,7 +50,17 @@ pub(crate) fn add(mounter: &Mounter<'_>, plan: &MountPlan) -> Result<(), CreateE
         for controller in controllers {
             fs.flag(controller)?;
         }
-        let hierarchy = own_group(mounter, fs.mount(plan.flags)?, plan.flags)?;
+        let hierarchy = if mounter.plan.namespaces.cgroup == NamespaceOf::Host {
+            bound(mounter, Some((controllers, name.as_deref())), plan.flags)?
+        } else {
+            match fs.mount(plan.flags) {
+                // A cgroup namespace that is not this user namespace's.
+                Err(e) if e.errno == Errno::EPERM => {
+                    bound(mounter, Some((controllers, name.as_deref())), plan.flags)?
+                }
+                other => other?,
+            }
+        };
         let hierarchy = finish(hierarchy, plan)?;
         mount::attach(hierarchy.as_fd(), folder(&title)?.as_fd())?;
         if controllers.len() > 1 {
@@ -59,7 +71,10 @@ pub(crate) fn add(mounter: &Mounter<'_>, plan: &MountPlan) -> Result<(), CreateE
         }
     }
     if view.v2 {
-        let tree = own_group(mounter, v2(mounter, plan)?, plan.flags)?;
+        let tree = match mounter.plan.namespaces.cgroup {
+            NamespaceOf::Host => bound(mounter, None, plan.flags)?,
+            _ => v2(mounter, plan)?,
+        };
         let tree = finish(tree, plan)?;
         mount::attach(tree.as_fd(), folder("unified")?.as_fd())?;
     }
@@ -100,17 +115,46 @@ fn v2(mounter: &Mounter<'_>, plan: &MountPlan) -> Result<OwnedFd, CreateError> {
     }
 }
 
-/// The container's own group of a hierarchy that shows all of the host's.
-fn own_group(
+/// The container's own group of a hierarchy (of v1 by controllers and name, else v2), bound from where the host has it
+/// mounted: a part of a mount that is in no namespace yet can't be copied before kernel 6.15, and a user namespace may
+/// not mount a hierarchy anew. Without a group of its own (rootless, undelegated) it is the creator's that is shown.
+fn bound(
     mounter: &Mounter<'_>,
-    tree: OwnedFd,
+    v1: Option<(&[String], Option<&str>)>,
     flags: MountFlags,
 ) -> Result<OwnedFd, CreateError> {
-    if mounter.plan.namespaces.cgroup != NamespaceOf::Host {
-        return Ok(tree);
+    let layout =
+        Layout::detect().map_err(|_| SysError::new("look at the cgroup mounts", Errno::ENOENT))?;
+    let place = match v1 {
+        Some((controllers, name)) => layout
+            .v1
+            .iter()
+            .find(|h| h.controllers == controllers && h.name.as_deref() == name)
+            .map(|h| &h.mount),
+        None => layout.v2.as_ref(),
+    };
+    let gone = || SysError::new("find the hierarchy's mount", Errno::ENOENT);
+    let tree = fd::open(
+        place.ok_or_else(gone)?,
+        OFlag::O_PATH | OFlag::O_DIRECTORY,
+        0,
+    )?;
+    match part_of(tree.as_fd(), &mounter.plan.cgroup, flags) {
+        Err(e) if e.errno == Errno::ENOENT => {
+            let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+            let own = groups.lines().find_map(|line| {
+                let (listed, path) = line.split_once(':')?.1.split_once(':')?;
+                let wanted = match v1 {
+                    Some((_, Some(name))) => format!("name={name}"),
+                    Some((controllers, None)) => controllers.join(","),
+                    None => String::new(),
+                };
+                (listed == wanted).then(|| path.to_owned())
+            });
+            Ok(part_of(tree.as_fd(), &own.ok_or_else(gone)?, flags)?)
+        }
+        other => Ok(other?),
     }
-    let part = part_of(tree.as_fd(), &mounter.plan.cgroup, flags);
-    Ok(part?)
 }
 
 fn part_of(tree: BorrowedFd<'_>, path: &str, flags: MountFlags) -> Result<OwnedFd, SysError> {
