@@ -538,7 +538,8 @@ fn give_pipe(end: BorrowedFd<'_>, user: &User) -> Result<(), CreateError> {
 /// What belongs to somebody whom the user namespace doesn't know stays as it is.
 fn give(end: BorrowedFd<'_>, user: &User, what: &'static str) -> Result<(), CreateError> {
     match nix::unistd::fchown(end, Some(user.uid.into()), None) {
-        Err(Errno::EPERM | Errno::EROFS) => Ok(()),
+        // EINVAL: the process's own user isn't known there, which becoming it will say better.
+        Err(Errno::EPERM | Errno::EROFS | Errno::EINVAL) => Ok(()),
         other => Ok(other.map_err(|e| SysError::new(what, e))?),
     }
 }
