@@ -112,7 +112,7 @@ fn show(output: Output) -> (Progress, Box<dyn FnOnce()>) {
         return (Arc::new(print), Box::new(|| {}));
     }
     if !std::io::stderr().is_terminal() {
-        return (Arc::new(|event| lines(event)), Box::new(|| {}));
+        return (Arc::new(lines), Box::new(|| {}));
     }
     let bars = Arc::new(Bars {
         all: MultiProgress::new(),

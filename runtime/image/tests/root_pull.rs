@@ -1,5 +1,8 @@
 //! Pulling from a registry that lies, breaks off, limits and redirects; what is kept is only ever what was asked for.
 
+// Errors of tests are looked at once.
+#![allow(clippy::result_large_err)]
+
 mod common;
 #[path = "common/registry.rs"]
 mod registry;

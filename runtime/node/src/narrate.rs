@@ -279,7 +279,11 @@ fn image_failed(
             }
         }
         other => {
-            tell(EventType::Warning, other.as_str(), message.to_owned());
+            let told = match other {
+                FailureReason::InvalidImageName => "InspectFailed",
+                other => other.as_str(),
+            };
+            tell(EventType::Warning, told, message.to_owned());
             tell(
                 EventType::Warning,
                 "Failed",

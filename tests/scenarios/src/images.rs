@@ -84,7 +84,14 @@ pub fn busybox_image(dir: &Path) -> PathBuf {
     path
 }
 
-/// The same with bash, curl and getent of this machine and what they are linked with (glibc's resolver), and `udpname
+/// The same under another name.
+pub fn busybox_image_as(dir: &Path, name: &str) -> PathBuf {
+    let path = dir.join("busybox-as.tar");
+    image_archive(&busybox(name), &path);
+    path
+}
+
+/// Busybox with bash, curl and getent of this machine and what they are linked with (glibc's resolver), and `udpname
 /// PORT`, which answers each datagram with the host's name; as `glibc:test`.
 pub fn glibc_image(dir: &Path) -> PathBuf {
     let mut spec = busybox("glibc:test");

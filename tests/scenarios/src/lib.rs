@@ -12,7 +12,8 @@ mod traces;
 mod wait;
 
 pub use images::{
-    ImageSpec, busybox_image, etcd_image, glibc_image, image_archive, musl_image, nginx_image,
+    ImageSpec, busybox_image, busybox_image_as, etcd_image, glibc_image, image_archive, musl_image,
+    nginx_image,
 };
 pub use machine::{Machine, Output, binary};
 pub use traces::Traces;

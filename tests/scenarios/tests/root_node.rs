@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kernelet_scenarios::{Machine, busybox_image, eventually, skip_unless_root};
+use kernelet_scenarios::{Machine, busybox_image, busybox_image_as, eventually, skip_unless_root};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -165,8 +165,10 @@ fn images_that_are_not_here_are_told_and_one_that_comes_is_used_at_once() {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers:\n  - {{name: main, image: '{image}', imagePullPolicy: {policy}, command: [sleep, '1000']}}\n  terminationGracePeriodSeconds: 1\n"
         )
     };
-    machine.apply(&pod("never", "busybox:test", "Never"));
-    machine.apply(&pod("absent", "busybox:test", "IfNotPresent"));
+    // Nobody listens there.
+    let image = "127.0.0.1:1/busybox:test";
+    machine.apply(&pod("never", image, "Never"));
+    machine.apply(&pod("absent", image, "IfNotPresent"));
     for (name, reason) in [("never", "ErrImageNeverPull"), ("absent", "ErrImagePull")] {
         eventually(reason, SOON, || {
             let status = status(&machine, name);
@@ -180,10 +182,10 @@ fn images_that_are_not_here_are_told_and_one_that_comes_is_used_at_once() {
     }
     let text = machine.kubectl(&["describe", "pod", "absent"]).ok();
     assert!(
-        text.contains("pulling from a registry is not implemented yet"),
+        text.contains("failed to do request: GET https://127.0.0.1:1/v2/busybox/manifests/test: dial tcp 127.0.0.1:1"),
         "{text}"
     );
-    machine.load_image(&busybox_image(machine.dir()));
+    machine.load_image(&busybox_image_as(machine.dir(), image));
     // Far sooner than the back-off of ten seconds.
     machine.wait("pod/never", "condition=Ready", Duration::from_secs(5));
     machine.wait("pod/absent", "condition=Ready", Duration::from_secs(5));

@@ -70,7 +70,7 @@ struct Shape {
 }
 
 enum Document {
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
     Manifest(Box<ImageManifest>),
 }
 
@@ -283,7 +283,7 @@ fn read(what: &str, content_type: Option<&str>, body: &[u8]) -> Result<Document,
         ));
     }
     if index {
-        Ok(Document::Index(parse(what, body)?))
+        Ok(Document::Index(Box::new(parse(what, body)?)))
     } else if manifest {
         Ok(Document::Manifest(Box::new(parse(what, body)?)))
     } else {

@@ -52,7 +52,11 @@ pub(super) async fn ensure(
             _ => {
                 return Err(StepError {
                     reason: FailureReason::InvalidImageName,
-                    message: format!("Failed to apply default image tag \"{image}\": {error}"),
+                    message: format!(
+                        "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid \
+                         reference format: {}",
+                        error.reason
+                    ),
                 });
             }
         },
