@@ -417,7 +417,7 @@ fn revisions_are_numbered_and_forgotten_in_order() {
         Some(format!("ds-{}", hash(&two)).as_str())
     );
     let history = History::of(&set, vec![three.clone(), one.clone(), two.clone()]);
-    assert_eq!(history.current, [two.clone()]);
+    assert_eq!(history.current, std::slice::from_ref(&two));
     assert_eq!(history.number(), 4, "a rollback makes it the newest");
     let (nobody, first) = (HashSet::new(), hash(&one));
     let names = |limit, alive: &HashSet<&str>| {
