@@ -54,6 +54,7 @@ impl Cluster {
             cluster_ca_pem: ca.cert_pem().to_owned(),
             encryption: None,
             audit: None,
+            pod_security: Default::default(),
         };
         let server = Server::start(config, store).await.unwrap();
         let client = |user| kernelet_client::from_service(server.service(user));

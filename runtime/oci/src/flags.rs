@@ -213,7 +213,10 @@ mod tests {
         Flag::list("env", "").or("e"),
     ];
 
-    fn check(line: &str, order: Order, expect: Result<(&str, bool, Option<i64>, &[&str]), &str>) {
+    /// Bundle, detach, preserve-fds, and the words left.
+    type Told<'a> = (&'a str, bool, Option<i64>, &'a [&'a str]);
+
+    fn check(line: &str, order: Order, expect: Result<Told<'_>, &str>) {
         let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
         let given = parse(&[FLAGS], &words, order);
         let given = given.as_ref().map_err(ToString::to_string);

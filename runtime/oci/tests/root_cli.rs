@@ -437,7 +437,7 @@ fn exec_changes_what_it_is_told() {
     ]);
     let pid = fs::read_to_string(b.path().join("exec.pid")).unwrap();
     let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-    assert_eq!(line, "sleep\01000\0");
+    assert_eq!(line, "sleep\x001000\x00");
     fails(
         &b,
         &["exec", "-d", "-t", id, "true"],
