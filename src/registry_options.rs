@@ -120,10 +120,10 @@ fn duration(text: &str) -> Result<Duration, String> {
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let number: u64 = rest[..end].parse().map_err(|_| wrong())?;
-        let unit = match &rest[end..=end] {
-            "h" => 3600,
-            "m" => 60,
-            "s" => 1,
+        let unit = match rest.as_bytes()[end] {
+            b'h' => 3600,
+            b'm' => 60,
+            b's' => 1,
             _ => return Err(wrong()),
         };
         total = number

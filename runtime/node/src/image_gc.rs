@@ -224,7 +224,9 @@ mod tests {
             );
         };
         check(1000, 0);
-        check(151, 0);
+        check(160, 0);
+        // The percentage that is free is rounded down, as upstream's.
+        check(159, 41);
         check(150, 50);
         check(0, 200);
         let none = Disk {

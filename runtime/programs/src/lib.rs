@@ -44,7 +44,7 @@ mod tests {
             // ET_EXEC: at a fixed address, hence without a dynamic loader.
             assert_eq!(program[16], 2, "{name} is position-independent");
             let size = program.len();
-            assert!(size <= 3 << 19, "{name} has {size} bytes");
+            assert!(size <= 7 << 18, "{name} has {size} bytes");
         }
     }
 }

@@ -506,7 +506,7 @@ mod tests {
             EPERM
         );
         assert!(
-            filter.insns.len() < 700,
+            filter.insns.len() < 800,
             "{} instructions",
             filter.insns.len()
         );
