@@ -73,7 +73,7 @@ async fn proc_or_sys_as_a_symlink_of_the_image_is_refused() {
     let Some(layout) = root_layout("/proc is a symlink") else {
         return;
     };
-    for name in ["proc", "sys"] {
+    for (name, kind) in [("proc", "proc"), ("sys", "sysfs")] {
         let pod = Pod::new(layout.clone());
         let place = pod.lower().join(name);
         let _ = std::fs::remove_dir(&place);
@@ -82,7 +82,9 @@ async fn proc_or_sys_as_a_symlink_of_the_image_is_refused() {
         refused(
             &shim,
             &pod.container("one", "true"),
-            &format!("the mount at /{name}: open /{name} in the root"),
+            &format!(
+                "the mount at /{name}: filesystem \"{kind}\" must be mounted on ordinary directory"
+            ),
         )
         .await;
         pod.end(Some(shim)).await;
