@@ -398,8 +398,8 @@ fn check_mappings(plan: &ContainerPlan, pid: i32) -> Result<(), CreateError> {
     ))
 }
 
-/// How exec's process comes into a container with a user namespace, when the caller isn't root above it: through
-/// that namespace, in which it then may enter the others.
+/// How exec's process comes into a container when the caller isn't the host's root: a process that need not come back
+/// enters the container's user namespace, if it has one of its own, and then may enter the others.
 pub(crate) fn born_beside(
     d: &crate::ExecDescriptors,
     line: &OwnedFd,
@@ -428,9 +428,11 @@ fn enter_beside(d: &crate::ExecDescriptors, end: &ChildEnd) -> Result<(), Create
     end.wait_for_go()?;
     // Before those in there see it.
     process::set_not_dumpable()?;
-    ns::enter(d.container.as_fd(), ns::NEWUSER)?;
-    user_namespace::become_root()?;
-    process::set_not_dumpable()?;
+    if d.inside.user {
+        ns::enter(d.container.as_fd(), ns::NEWUSER)?;
+        user_namespace::become_root()?;
+        process::set_not_dumpable()?;
+    }
     enter_owned(d, ns::NEWPID)?;
     // SAFETY: this copy of the caller has its one thread.
     match unsafe { process::clone3_sibling(0) }? {

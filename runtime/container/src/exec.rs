@@ -70,8 +70,9 @@ pub fn exec(plan: &ExecPlan, descriptors: ExecDescriptors) -> Result<Waiting, Cr
         }
         None => None,
     };
-    let entered_user = descriptors.inside.user && !nix::unistd::geteuid().is_root();
-    let born = match entered_user {
+    // Only the host's root has rights in all namespaces from outside, and can come back from another PID namespace.
+    let staged = !nix::unistd::geteuid().is_root() || user_namespace::inside();
+    let born = match staged {
         true => birth::born_beside(&descriptors, &line, end),
         false => born(&descriptors, end),
     };
@@ -80,7 +81,7 @@ pub fn exec(plan: &ExecPlan, descriptors: ExecDescriptors) -> Result<Waiting, Cr
         sys::set_affinity(&before, "go back to the runtime's CPUs")?;
     }
     match born {
-        Ok(Born::Child(end)) => exec_child(plan, descriptors, end, entered_user),
+        Ok(Born::Child(end)) => exec_child(plan, descriptors, end, staged),
         Ok(Born::Parent(process)) => {
             if let Err(error) = prepare(plan, descriptors.inside, process.pid) {
                 crate::report::discard(&process);
@@ -129,13 +130,8 @@ fn gone() -> CreateError {
     CreateError::new(ErrorKind::Gone, "the container is not running")
 }
 
-fn exec_child(
-    plan: &ExecPlan,
-    descriptors: ExecDescriptors,
-    line: ChildEnd,
-    entered_user: bool,
-) -> ! {
-    let error = match become_exec(plan, descriptors, &line, entered_user) {
+fn exec_child(plan: &ExecPlan, descriptors: ExecDescriptors, line: ChildEnd, staged: bool) -> ! {
+    let error = match become_exec(plan, descriptors, &line, staged) {
         Ok(never) => match never {},
         Err(error) if error.errno == Some(Errno::ESRCH) => gone(),
         Err(error) => error,
@@ -149,7 +145,7 @@ fn become_exec(
     plan: &ExecPlan,
     mut d: ExecDescriptors,
     line: &ChildEnd,
-    entered_user: bool,
+    staged: bool,
 ) -> Result<std::convert::Infallible, CreateError> {
     let mut keep = vec![line.number(), d.container.as_raw_fd()];
     keep.extend(d.join.v2.iter().map(AsRawFd::as_raw_fd));
@@ -180,8 +176,8 @@ fn become_exec(
         kinds |= ns::NEWTIME;
     }
     match d.inside.user {
+        _ if staged => birth::enter_owned(&d, kinds)?,
         false => ns::enter(d.container.as_fd(), kinds)?,
-        true if entered_user => birth::enter_owned(&d, kinds)?,
         true => {
             // The user namespace last: from inside, what belongs to the host couldn't be entered.
             ns::enter(d.container.as_fd(), kinds)?;

@@ -92,7 +92,8 @@ pub const MOUNT_OPTIONS: &[&str] = &[
 
 pub(super) fn parse(texts: &[String]) -> Options {
     let mut options = Options::default();
-    for text in texts {
+    // buildah writes an empty one for a volume without any.
+    for text in texts.iter().filter(|text| !text.is_empty()) {
         if !options.take(text) {
             options.data.push(match text.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),

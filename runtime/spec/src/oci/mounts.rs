@@ -315,6 +315,12 @@ mod tests {
     }
 
     #[test]
+    fn an_option_without_a_letter_is_none() {
+        let bind = check(json!({"destination": "/d", "source": "/s", "options": ["", "rbind"]}));
+        assert!(bind.is_ok());
+    }
+
+    #[test]
     fn what_cannot_be_is_named() {
         for (mount, message) in [
             (
