@@ -32,7 +32,7 @@ fn machine() -> Machine {
     let text = dir.display().to_string();
     std::fs::write(dir.join("htpasswd"), HTPASSWD).unwrap();
     let config = format!(
-        "version: 0.1\nlog: {{level: fatal, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {text}/data}}}}\n\
+        "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {text}/data}}}}\n\
          http: {{addr: \"{REGISTRY}\", tls: {{certificate: {text}/cert.pem, key: {text}/key.pem}}}}\n\
          auth: {{htpasswd: {{realm: test, path: {text}/htpasswd}}}}\n"
     );
