@@ -150,7 +150,11 @@ fn what_the_version_cannot_do_is_named() {
         (
             "rdma",
             json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}}),
-            "linux.resources.rdma",
+            // Where the controller is, it is the device that isn't.
+            match layout.has("rdma") {
+                true => "rdma.max",
+                false => "linux.resources.rdma",
+            },
         ),
         (
             "io",
