@@ -266,3 +266,12 @@ fn a_map_entry_without_a_value_has_its_types_zero() {
     assert_eq!(decode(Format::Protobuf, &again), value);
     assert_eq!(decode(Format::Json, &codec::encode_json(&value)), value);
 }
+
+#[test]
+fn a_number_of_a_raw_document_is_written_as_it_was_read() {
+    // Found by fuzzing: read without care, its last digit changed with each passage.
+    let text = br#"{"fieldsV1": 955613333333333333313333333333333333333333}"#;
+    let value: Value = serde_json::from_slice(text).unwrap();
+    let again: Value = serde_json::from_slice(&serde_json::to_vec(&value).unwrap()).unwrap();
+    assert_eq!(value, again);
+}
