@@ -34,8 +34,8 @@ fn check(crates: &[Crate<'_>], expect: &[&str]) {
     assert_eq!(violations(&edges, &workspace(crates)).unwrap(), expect);
 }
 
-#[test]
-fn the_workspace_keeps_its_edges() {
+/// What cargo tells of this workspace, as JSON.
+fn metadata() -> String {
     let output = Command::new(env!("CARGO"))
         .args([
             "metadata",
@@ -52,7 +52,12 @@ fn the_workspace_keeps_its_edges() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let found = violations(&edges(), &String::from_utf8(output.stdout).unwrap()).unwrap();
+    String::from_utf8(output.stdout).expect("cargo prints text")
+}
+
+#[test]
+fn the_workspace_keeps_its_edges() {
+    let found = violations(&edges(), &metadata()).unwrap();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
@@ -101,19 +106,7 @@ fn a_wrong_edge_is_found() {
 /// on another turns it on but by a feature of the same name.
 #[test]
 fn what_only_tests_may_have_is_never_a_default() {
-    let output = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--no-deps",
-            "--format-version",
-            "1",
-            "--offline",
-        ])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .output()
-        .expect("cargo metadata runs");
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    let metadata: serde_json::Value = serde_json::from_str(&metadata()).expect("cargo prints JSON");
     let of_tests = ["weakened", "fault-points"];
     let mut found = 0;
     for package in metadata["packages"].as_array().expect("packages") {
