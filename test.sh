@@ -12,6 +12,9 @@ cd "$(dirname "$0")"
 . tests/install.sh
 passed=0 failed=0 skipped=0
 failures=() skips=()
+# Seconds after which no further check begins, and a running one is ended: what is known by then is worth more than
+# a run that somebody else cuts off.
+limit=${KERNELET_TEST_LIMIT_S:-4800}
 logs=target/test-logs
 mkdir -p "$logs"
 
@@ -19,10 +22,21 @@ note_pass() { passed=$((passed + 1)); printf 'PASS  %s\n' "$1"; }
 note_fail() { failed=$((failed + 1)); failures+=("$1"); printf 'FAIL  %s\n' "$1"; }
 note_skip() { skipped=$((skipped + 1)); skips+=("$1: $2"); printf 'SKIP  %s: %s\n' "$1" "$2"; }
 
+# Whether there is time for NAME.
+begin() {
+  [ "$SECONDS" -lt "$limit" ] && return 0
+  note_fail "$1 (not begun: $limit s are over)"
+  return 1
+}
+
+# within COMMAND…: ends it when the time is over.
+within() { timeout --signal=INT --kill-after=60 "$((limit - SECONDS > 0 ? limit - SECONDS : 1))" "$@"; }
+
 # check NAME COMMAND…: one check; its output is shown when it fails.
 check() {
   local name=$1; shift
   local began=$SECONDS
+  begin "$name" || return
   if "$@" >"$logs/$name.log" 2>&1; then
     note_pass "$name ($((SECONDS - began)) s)"
   else
@@ -35,8 +49,10 @@ check() {
 nextest() {
   local name=$1; shift
   local began=$SECONDS line
-  cargo nextest run --locked --no-fail-fast --no-tests=warn --success-output final --failure-output final --final-status-level flaky "$@" >"$logs/$name.log" 2>&1
-  local code=$?
+  begin "$name" || return
+  within cargo nextest run --locked --no-fail-fast --no-tests=warn --success-output final --failure-output final --final-status-level flaky "$@" 2>&1 \
+    | tee "$logs/$name.log" | grep --line-buffered -E '^ +(TRY|FAIL|SLOW|TIMEOUT|TERMINATING|SIGNAL|ABORT|CANCEL)' | sed -u 's/^ */  /'
+  local code=${PIPESTATUS[0]}
   line=$(grep -E '^ +Summary \[' "$logs/$name.log" | tail -1)
   if [ -z "$line" ]; then
     tail -60 "$logs/$name.log"; note_fail "$name (did not run)"; return
@@ -50,7 +66,6 @@ nextest() {
   printf '%s: %s passed, %s failed (%d s)\n' "$name" "${ok:-0}" "$bad" "$((SECONDS - began))"
   sed -n 's/^ *FLAKY/  needed another try:/p' "$logs/$name.log" | sort -u
   if [ "$bad" != 0 ]; then
-    grep -E '^ +(FAIL|TIMEOUT|SIGNAL|ABORT)' "$logs/$name.log" | sort -u | while read -r row; do echo "  $row"; done
     failures+=("$name: $(grep -cE '^ +(FAIL|TIMEOUT)' "$logs/$name.log") tests, see the log above")
     tail -150 "$logs/$name.log"
   fi
@@ -104,21 +119,22 @@ kubectl_tier() {
   packages openssl:openssl python3:python3 || true
   local minor
   for minor in 1.32 1.36; do
-    check "kubectl-$minor" tests/kubectl/run.sh "$KERNELET_KUBECTLS/$minor/kubectl"
+    check "kubectl-$minor" within tests/kubectl/run.sh "$KERNELET_KUBECTLS/$minor/kubectl"
   done
 }
 
 python_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip python-client "it needs root"; return; fi
   if ! python_client; then note_skip python-client "it cannot be installed"; return; fi
-  check python-client tests/python/run.sh
+  check python-client within tests/python/run.sh
 }
 
 # Other people's tools over kernelet-oci (tests/interop): each case is a check, each that can't hold here a named skip.
 interop_tier() {
   if [ "$(id -u)" != 0 ]; then note_skip interop-tier "it needs root"; return; fi
   local row began=$SECONDS
-  tests/interop/run.sh "$@" >"$logs/interop.log" 2>&1
+  begin interop || return
+  within tests/interop/run.sh "$@" >"$logs/interop.log" 2>&1
   while read -r row; do
     case $row in
       PASS\ *) passed=$((passed + 1)) ;;
@@ -151,7 +167,7 @@ vm_tier() {
     [ -z "$pending" ] || { note_skip "vm-$set" "$pending"; continue; }
     carried=()
     [ "$set" = runtime ] && carried=("${binaries[@]}")
-    check "vm-$set" env LAB_LIMIT_S=400 vagrant/lab run "$set" "${carried[@]}"
+    check "vm-$set" within env LAB_LIMIT_S=400 vagrant/lab run "$set" "${carried[@]}"
   done
 }
 
@@ -199,6 +215,7 @@ case $what in
 esac
 
 echo
+printf 'took %d s\n' "$SECONDS"
 printf 'ledger: %d held, %d in part, %d missing (docs/status.md)\n' \
   "$(grep -cE '^\|.*\| held \|' docs/status.md)" "$(grep -cE '^\|.*\| part \|' docs/status.md)" "$(grep -cE '^\|.*\| missing \|' docs/status.md)"
 for row in "${skips[@]+"${skips[@]}"}"; do echo "skipped: $row"; done

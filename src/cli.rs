@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kernelet_node::Thresholds;
 
 use crate::{pull::PullArgs, registry_options::ImageArgs};
 
@@ -149,6 +150,11 @@ pub struct NodeOptions {
     /// How many pods the node takes
     #[arg(long, default_value_t = 500, value_name = "N")]
     pub max_pods: u32,
+    /// What must be left for the node to take further pods: `<signal><<quantity or percent>`, by commas; an empty text
+    /// is no threshold [default: memory.available<100Mi, and 5% of each disk's nodefs.available, nodefs.inodesFree,
+    /// imagefs.available and imagefs.inodesFree, pid.available<10%]
+    #[arg(long, value_name = "THRESHOLDS")]
+    pub eviction_hard: Option<Thresholds>,
     #[command(flatten)]
     pub images: ImageArgs,
 }

@@ -127,6 +127,7 @@ pub async fn start(
             client_ca_pem: plane.ca.cert_pem().to_owned(),
             max_pods: options.node.max_pods,
             images: crate::registry_options::settings(instance, &options.node.images)?,
+            thresholds: options.node.eviction_hard.clone().unwrap_or_default(),
         },
         shutdown.clone(),
     )

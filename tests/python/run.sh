@@ -18,5 +18,5 @@ ip link add name eth0 netns ${name}n type veth peer name eth0 netns ${name}o
 ip -n ${name}n address add 10.78.0.2/24 dev eth0; ip -n ${name}o address add 10.78.0.1/24 dev eth0
 ip -n ${name}n link set eth0 up; ip -n ${name}o link set eth0 up
 ip -n ${name}n route add default via 10.78.0.1
-inside "$kernelet" up --detach --node-name node-a --cgroup-root "/kernelet-$name" --data-dir "$data/data" --config /dev/null
+inside "$kernelet" up --detach --node-name node-a --cgroup-root "/kernelet-$name" --eviction-hard= --data-dir "$data/data" --config /dev/null
 KUBECONFIG=$data/data/kubeconfig inside "$KERNELET_PYTHON" tests/python/client.py

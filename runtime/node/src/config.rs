@@ -6,7 +6,7 @@ use kernelet_attach::PodNetwork;
 use kernelet_client::Informers;
 use kernelet_pki::Identity;
 
-use crate::ImageSettings;
+use crate::{ImageSettings, Thresholds};
 
 /// One instance's node.
 #[derive(Clone)]
@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub max_pods: u32,
     /// How images come and go.
     pub images: ImageSettings,
+    /// When it is under pressure.
+    pub thresholds: Thresholds,
 }
 
 /// Why the node didn't start.

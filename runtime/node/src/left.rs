@@ -17,7 +17,7 @@ use kernelet_sys::cgroup::Layout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ImageSettings, NodeConfig, StartError,
+    ImageSettings, NodeConfig, StartError, Thresholds,
     context::Context,
     facts::Machine,
     images::Images,
@@ -106,6 +106,7 @@ impl LeftPods {
             client_ca_pem: String::new(),
             max_pods: 0,
             images: ImageSettings::default(),
+            thresholds: Thresholds::default(),
         }
     }
 }

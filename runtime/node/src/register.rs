@@ -28,7 +28,8 @@ use tokio::sync::watch;
 use crate::{
     context::Context,
     errors::chain,
-    facts::{Disk, Machine, go_architecture, meminfo},
+    facts::{Machine, go_architecture},
+    pressure::Pressure,
 };
 
 /// Upstream's rhythm: the lease every 10 s for 40 s; the status when it changes, and every 5 minutes.
@@ -300,7 +301,7 @@ fn status(ctx: &Context, machine: &Machine, known: &NodeStatus, now: Timestamp) 
         addresses: Some(addresses),
         allocatable: Some(capacity.clone()),
         capacity: Some(capacity),
-        conditions: Some(conditions(ctx, machine, known, now)),
+        conditions: Some(conditions(ctx, known, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port }),
         }),
@@ -337,18 +338,11 @@ fn images(ctx: &Context) -> Option<Vec<ContainerImage>> {
     Some(images)
 }
 
-fn conditions(
-    ctx: &Context,
-    machine: &Machine,
-    known: &NodeStatus,
-    now: Timestamp,
-) -> Vec<NodeCondition> {
-    let memory = meminfo("MemAvailable:")
-        .is_some_and(|free| free < MEMORY_FLOOR.min(machine.memory_bytes / 10));
-    let disk = Disk::of(&ctx.config.data_dir).is_some_and(|d| {
-        d.available < d.total / 10 || (d.inodes > 0 && d.inodes_free < d.inodes / 20)
-    });
-    let pids = pids_used().is_some_and(|(used, most)| used > most / 10 * 9);
+fn conditions(ctx: &Context, known: &NodeStatus, now: Timestamp) -> Vec<NodeCondition> {
+    let config = &ctx.config;
+    let Pressure { memory, disk, pids } = config
+        .thresholds
+        .look(&config.data_dir, ctx.images.store().dir());
     let network = ctx.config.network.unavailable();
     let not_ready = network.as_ref().map(|why| {
         format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{why}")
@@ -428,30 +422,6 @@ fn conditions(
             }
         })
         .collect()
-}
-
-/// Upstream's hard eviction threshold.
-const MEMORY_FLOOR: u64 = 100 << 20;
-
-/// Tasks there are, and may be.
-fn pids_used() -> Option<(u64, u64)> {
-    let load = std::fs::read_to_string("/proc/loadavg").ok()?;
-    let used = load
-        .split_whitespace()
-        .nth(3)?
-        .split_once('/')?
-        .1
-        .parse()
-        .ok()?;
-    let number = |path: &str| {
-        std::fs::read_to_string(path)
-            .ok()?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    };
-    let most = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
-    Some((used, most))
 }
 
 async fn keep_lease(ctx: Arc<Context>, node_uid: String) {

@@ -71,6 +71,9 @@ impl Machine {
             node_options: vec![
                 "--node-name=node-a".into(),
                 format!("--cgroup-root=/kernelet-{}", std::process::id()),
+                // The host's disk is no matter of a scenario's.
+                "--eviction-hard=".into(),
+                "--image-gc-high-threshold=100".into(),
             ],
             program: None,
             environment: Vec::new(),
