@@ -86,7 +86,7 @@ kubectls() {
     [ -x "$KERNELET_KUBECTLS/$minor/kubectl" ] && continue
     root=$(mktemp -d "$cache/kubectl.XXXX")
     # A suite moves on: what it has must be what the golden files were recorded with.
-    if debian_package "$suite" kubectl "$root" && "$root/usr/bin/kubectl" version --client | grep -q "v$minor\."; then
+    if debian_package "$suite" kubectl "$root" && [[ $("$root/usr/bin/kubectl" version --client) == *"v$minor."* ]]; then
       mkdir -p "$KERNELET_KUBECTLS/$minor" && cp "$root/usr/bin/kubectl" "$KERNELET_KUBECTLS/$minor/kubectl"
     fi
     rm -rf "$root"

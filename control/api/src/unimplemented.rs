@@ -22,8 +22,6 @@ pub enum Refused {
     Value(&'static str),
     /// When it is a text that begins so.
     Prefix(&'static str),
-    /// When it is `false`.
-    False,
 }
 
 const fn row(kind: &'static str, path: &'static str, text: &'static str) -> Row {
@@ -189,12 +187,6 @@ pub const TABLE: &[Row] = &[
     ),
     Row {
         kind: "Pod",
-        path: "spec.hostUsers",
-        refused: Refused::False,
-        text: "user namespaces are not implemented",
-    },
-    Row {
-        kind: "Pod",
         path: "spec.volumes[].emptyDir.medium",
         refused: Refused::Prefix("HugePages"),
         text: "huge pages as a volume are not implemented",
@@ -301,7 +293,6 @@ pub fn markdown() -> String {
             Refused::Set => format!("`{}`", row.path),
             Refused::Value(value) => format!("`{}: {value}`", row.path),
             Refused::Prefix(prefix) => format!("`{}: {prefix}…`", row.path),
-            Refused::False => format!("`{}: false`", row.path),
         };
         match reasons
             .iter_mut()
@@ -338,7 +329,6 @@ pub fn check(kind: &str, object: &Value) -> Vec<FieldError> {
                 Refused::Set => !is_empty(value),
                 Refused::Value(text) => value.as_str() == Some(text),
                 Refused::Prefix(text) => value.as_str().is_some_and(|v| v.starts_with(text)),
-                Refused::False => value.as_bool() == Some(false),
             };
             if refused {
                 errors.push(FieldError::forbidden(path, row.text));

@@ -11,13 +11,14 @@
 //! the host is entered before it, because from inside nobody may. A new time namespace is only its maker's children's.
 
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use kernelet_spec::{ContainerPlan, IdMappings, NamespaceOf};
 use kernelet_sys::{
-    fd, namespace as ns, net_device,
+    cgroup::Join,
+    fd, mount, namespace as ns, net_device,
     process::{self, Forked, Process},
     socket, user_namespace,
 };
@@ -105,7 +106,7 @@ pub(crate) fn born(
 }
 
 /// Waits for the ids, and takes root's. Who has the same ids and sees this process may not look into it.
-fn settle(end: &ChildEnd) -> kernelet_sys::Result<()> {
+pub(crate) fn settle(end: &ChildEnd) -> kernelet_sys::Result<()> {
     end.wait_for_go()?;
     user_namespace::become_root()?;
     process::set_not_dumpable()
@@ -162,8 +163,7 @@ fn prepare(plan: &ContainerPlan, d: &Descriptors, process: &Process) -> Result<(
 }
 
 pub(crate) fn set_oom_score(pid: i32, score: i32) -> Result<(), CreateError> {
-    let path = format!("/proc/{pid}");
-    let proc = fd::open(Path::new(&path), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
+    let proc = mount::proc_of(pid)?;
     Ok(fd::write_at(
         proc.as_fd(),
         "oom_score_adj",
@@ -396,6 +396,66 @@ fn check_mappings(plan: &ContainerPlan, pid: i32) -> Result<(), CreateError> {
         ErrorKind::Invalid,
         "user namespaces enabled, but both namespace path and non-matching mapping specified -- you may only provide one",
     ))
+}
+
+/// Makes a child in a user namespace that exists and in `others` that it owns, with new ones by `flags`, in the cgroups
+/// of `join`. Comes back on both sides.
+pub fn clone_inside(
+    user: BorrowedFd<'_>,
+    others: &[(BorrowedFd<'_>, u64)],
+    flags: u64,
+    join: &Join,
+) -> Result<Forked, CreateError> {
+    let (line, end) = socket::pair()?;
+    let end = ChildEnd(end);
+    // SAFETY: callers of this crate have one thread, so the child may do what it likes.
+    let stage = match unsafe { process::clone3(0, join.v2.as_ref().map(AsFd::as_fd)) }? {
+        Forked::Child => match stage_inside(user, others, flags, join, &end) {
+            Ok(()) => return Ok(Forked::Child),
+            Err(error) => give_up(&end, &error),
+        },
+        Forked::Parent(stage) => stage,
+    };
+    drop(end);
+    let child = report::hear_of_child(line.as_fd());
+    report::discard(&stage);
+    let child = child?;
+    match socket::send(line.as_fd(), b"S", &[]) {
+        Ok(()) => Ok(Forked::Parent(child)),
+        Err(error) => {
+            report::discard(&child);
+            Err(error.into())
+        }
+    }
+}
+
+/// Comes back in the child alone.
+fn stage_inside(
+    user: BorrowedFd<'_>,
+    others: &[(BorrowedFd<'_>, u64)],
+    flags: u64,
+    join: &Join,
+    end: &ChildEnd,
+) -> Result<(), CreateError> {
+    // Before others in there see it.
+    process::set_not_dumpable()?;
+    join.enter_v1()?;
+    for (namespace, kind) in others {
+        ns::enter(*namespace, *kind)?;
+    }
+    ns::enter(user, ns::NEWUSER)?;
+    user_namespace::become_root()?;
+    process::set_not_dumpable()?;
+    // SAFETY: this copy of the caller has its one thread.
+    match unsafe { process::clone3_sibling(flags) }? {
+        // Whoever made it must know of it first.
+        Forked::Child => Ok(end.wait_for_go()?),
+        Forked::Parent(child) => {
+            end.child(&child)?;
+            // SAFETY: ends the process at once, without the destructors of the parent it is a copy of.
+            unsafe { libc::_exit(0) }
+        }
+    }
 }
 
 /// How exec's process comes into a container when the caller isn't the host's root: a process that need not come back

@@ -2,18 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     time::Duration,
 };
 
-use kernelet_spec::ContainerPlan;
+use kernelet_spec::{ContainerPlan, IdMappings};
 use kernelet_sys::{
     cgroup::Join,
     namespace as ns,
     process::{self, Forked, Process},
     seccomp::Filter,
-    socket,
+    socket, user_namespace,
 };
 
 use crate::{
@@ -236,10 +236,20 @@ pub(crate) fn in_pid_namespace(
     Ok(forked?)
 }
 
-/// Runs steps in a short-lived child with new namespaces (`flags`), and `with` in this process while
-/// the child still holds them.
+/// Where a short-lived child runs.
+#[derive(Default)]
+pub struct Child<'a> {
+    /// Its new namespaces.
+    pub flags: u64,
+    /// The tables of its user namespace, when that is among them.
+    pub ids: Option<&'a IdMappings>,
+    /// Descriptors that it needs; the others it closes.
+    pub keep: &'a [BorrowedFd<'a>],
+}
+
+/// Runs steps in a short-lived child, and `with` in this process while the child still holds its namespaces.
 pub fn in_child<T>(
-    flags: u64,
+    Child { flags, ids, keep }: Child<'_>,
     steps: impl FnOnce() -> Result<(), CreateError>,
     with: impl FnOnce(&Process) -> Result<T, kernelet_sys::SysError>,
 ) -> Result<T, CreateError> {
@@ -248,7 +258,15 @@ pub fn in_child<T>(
     match unsafe { process::clone3(flags, None) }? {
         Forked::Child => {
             let end = ChildEnd(end);
-            let result = child::isolate_with(&mut vec![end.number()])
+            let mut keep: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+            keep.push(end.number());
+            let settled = match ids {
+                Some(_) => birth::settle(&end),
+                None => Ok(()),
+            };
+            let result = settled
+                .map_err(CreateError::from)
+                .and_then(|()| child::isolate_with(&mut keep))
                 .and_then(|()| steps())
                 .and_then(|()| Ok(end.ready(None)?));
             match result {
@@ -261,7 +279,15 @@ pub fn in_child<T>(
         }
         Forked::Parent(process) => {
             drop(end);
-            let result = match report::hear(line.as_fd(), READY_WITHIN) {
+            let mapped = match ids {
+                Some(ids) => user_namespace::write_mappings(process.pid, ids)
+                    .and_then(|()| socket::send(line.as_fd(), b"S", &[])),
+                None => Ok(()),
+            };
+            let heard = mapped
+                .map_err(CreateError::from)
+                .and_then(|()| report::hear(line.as_fd(), READY_WITHIN));
+            let result = match heard {
                 Ok(Heard::Ready(_)) => with(&process).map_err(CreateError::from),
                 Ok(Heard::Closed | Heard::BeforePivot | Heard::Child(_) | Heard::Listening(_)) => {
                     Err(CreateError::new(

@@ -34,6 +34,11 @@ const LINKS: [(&str, &str); 6] = [
     ("pts/ptmx", "ptmx"),
 ];
 
+/// A folder of the default devices, in no place yet.
+pub fn devices(flags: MountFlags) -> Result<OwnedFd, CreateError> {
+    filled(flags, None)
+}
+
 /// The tmpfs, filled before it has a place: nothing of the image is in it or can get in between.
 ///
 /// Where no node may be made (a user namespace), it is without them: they are mounted when it has its place.

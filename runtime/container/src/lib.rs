@@ -31,9 +31,10 @@ mod user;
 #[cfg(feature = "weakened")]
 mod weakened;
 
-pub use birth::Joined;
+pub use birth::{Joined, clone_inside};
 pub use child::set_sysctl;
-pub use create::{Descriptors, Waiting, create, create_beside, create_hooked, in_child};
+pub use create::{Child, Descriptors, Waiting, create, create_beside, create_hooked, in_child};
+pub use dev::devices;
 pub use error::{CreateError, ErrorKind};
 pub use exec::{ExecDescriptors, Inside, exec};
 pub use filesystem::CgroupView;

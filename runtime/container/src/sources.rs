@@ -8,7 +8,8 @@ use std::{
 };
 
 use kernelet_spec::{
-    ContainerPlan, MountFlags, MountPlan, MountSource, Propagation, Rootfs, SourceLink,
+    ContainerPlan, IdMapSource, IdMappings, MountFlags, MountPlan, MountSource, Propagation,
+    Rootfs, SourceLink,
 };
 use kernelet_sys::{
     SysError, fd,
@@ -17,7 +18,7 @@ use kernelet_sys::{
 };
 use nix::{errno::Errno, fcntl::OFlag};
 
-use crate::{CreateError, error::During, mounts::locks};
+use crate::{CreateError, ErrorKind, error::During, mounts::locks};
 
 /// Mounts that aren't anywhere yet.
 #[derive(Debug)]
@@ -30,8 +31,9 @@ pub struct Sources {
 
 /// Opens everything of the plan that lies on the host.
 pub fn open_sources(plan: &ContainerPlan) -> Result<Sources, CreateError> {
-    let root =
-        open_root(&plan.rootfs, plan.root.propagation).during(|| "the container's root".into())?;
+    let mut maps = IdMaps::default();
+    let root = open_root(&plan.rootfs, plan.root.propagation, &mut maps)
+        .during(|| "the container's root".into())?;
     let mut mounts = BTreeMap::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
         let opened = match &mount.source {
@@ -39,7 +41,10 @@ pub fn open_sources(plan: &ContainerPlan) -> Result<Sources, CreateError> {
                 path,
                 sub_path,
                 recursive,
-            } => open_host(path, sub_path.as_deref(), *recursive, mount, locks(plan)),
+            } => {
+                let from = (path.as_path(), sub_path.as_deref(), *recursive);
+                open_host(from, mount, locks(plan), &mut maps)
+            }
             // The bind itself is made where the container's mounts are; a table of ids only here, where
             // ids of the host can be mapped.
             MountSource::Root { .. } => match &mount.extra.id_map {
@@ -54,7 +59,28 @@ pub fn open_sources(plan: &ContainerPlan) -> Result<Sources, CreateError> {
     Ok(Sources { root, mounts })
 }
 
-fn open_root(rootfs: &Rootfs, propagation: Propagation) -> Result<OwnedFd, CreateError> {
+/// The user namespaces behind idmapped mounts: mostly one, however many mounts there are.
+#[derive(Default)]
+struct IdMaps(Vec<(IdMapSource, OwnedFd)>);
+
+impl IdMaps {
+    fn of(&mut self, ids: &IdMapSource) -> Result<BorrowedFd<'_>, SysError> {
+        let index = match self.0.iter().position(|(known, _)| known == ids) {
+            Some(index) => index,
+            None => {
+                self.0.push((ids.clone(), mount::id_map_namespace(ids)?));
+                self.0.len() - 1
+            }
+        };
+        Ok(self.0[index].1.as_fd())
+    }
+}
+
+fn open_root(
+    rootfs: &Rootfs,
+    propagation: Propagation,
+    maps: &mut IdMaps,
+) -> Result<OwnedFd, CreateError> {
     match rootfs {
         Rootfs::Path(path) => {
             let source = fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
@@ -70,18 +96,37 @@ fn open_root(rootfs: &Rootfs, propagation: Propagation) -> Result<OwnedFd, Creat
             }
             Ok(copy)
         }
-        Rootfs::Overlay { lower, upper, work } => {
-            Ok(mount::overlay(lower, upper, work, MountFlags::default())?)
+        Rootfs::Overlay {
+            lower,
+            upper,
+            work,
+            ids: None,
+        } => Ok(mount::overlay(lower, upper, work, MountFlags::default())?),
+        Rootfs::Overlay {
+            lower,
+            upper,
+            work,
+            ids: Some(ids),
+        } => {
+            let of = |list, kind| {
+                let unmapped = || format!("the user namespace maps no {kind} 0");
+                IdMappings::to_host(list, 0)
+                    .ok_or_else(|| CreateError::new(ErrorKind::Invalid, unmapped()))
+            };
+            let owner = (of(&ids.uids, "uid")?, of(&ids.gids, "gid")?);
+            let namespace = maps.of(&IdMapSource::of(ids))?;
+            Ok(mount::overlay_of_mapped(
+                lower, upper, work, namespace, owner,
+            )?)
         }
     }
 }
 
 fn open_host(
-    path: &Path,
-    sub_path: Option<&Path>,
-    recursive: bool,
+    (path, sub_path, recursive): (&Path, Option<&Path>, bool),
     plan: &MountPlan,
     locks: Locks,
+    maps: &mut IdMaps,
 ) -> Result<OwnedFd, CreateError> {
     let link = plan.extra.source_link;
     let follow = match link {
@@ -111,8 +156,7 @@ fn open_host(
     }
     let copy = mount::copy_tree(source.as_fd(), recursive)?;
     if let Some(map) = &plan.extra.id_map {
-        let namespace = mount::id_map_namespace(&map.ids)?;
-        mount::set_id_map(copy.as_fd(), namespace.as_fd(), map.recursive)?;
+        mount::set_id_map(copy.as_fd(), maps.of(&map.ids)?, map.recursive)?;
     }
     mount::set_attributes_with(copy.as_fd(), plan.flags, plan.propagation, locks)?;
     Ok(copy)
@@ -124,11 +168,13 @@ pub(crate) fn is_symlink(fd: BorrowedFd<'_>) -> Result<bool, SysError> {
     Ok(stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
 }
 
-/// A copy of a part of a mount that this process's namespace has (a pod volume), for one container.
+/// A copy of a part of a mount that this process's namespace has (a pod volume), for one container; with the ids that
+/// a user namespace gives those of its files.
 pub fn copy_for(
     volume: &OwnedFd,
     sub_path: Option<&Path>,
     flags: MountFlags,
+    ids: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, CreateError> {
     let copy = match sub_path {
         None => mount::copy_tree(volume.as_fd(), false)?,
@@ -149,6 +195,9 @@ pub fn copy_for(
             mount::copy_tree(place.as_fd(), false)?
         }
     };
+    if let Some(namespace) = ids {
+        mount::set_id_map(copy.as_fd(), namespace, false)?;
+    }
     mount::set_attributes(copy.as_fd(), flags, Propagation::Private)?;
     Ok(copy)
 }

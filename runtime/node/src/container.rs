@@ -9,10 +9,10 @@ use kernelet_pod_plan::{
     resources::{CgroupLimits, oom_score_adj},
 };
 use kernelet_spec::{
-    CapSet, CapabilitySets, ContainerPlan, LogPlan, MASKED_PATHS, MountExtra, MountFlags,
-    MountPlan, MountSource, NameOrId, NamespaceOf, Namespaces, ProcessAttributes, ProcessPlan,
-    Propagation, READONLY_PATHS, Resources, RootOptions, Rootfs, Seccomp, UserPlan,
-    kubernetes_mounts,
+    CapSet, CapabilitySets, ContainerPlan, IdMap, IdMapSource, IdMappings, LogPlan, MASKED_PATHS,
+    MountExtra, MountFlags, MountPlan, MountSource, NameOrId, NamespaceOf, Namespaces,
+    ProcessAttributes, ProcessPlan, Propagation, READONLY_PATHS, Resources, RootOptions, Rootfs,
+    Seccomp, UserPlan, kubernetes_mounts,
 };
 
 /// Everything that a container's plan follows from.
@@ -24,6 +24,8 @@ pub(crate) struct Inputs<'a> {
     pub image: &'a ImageConfig,
     pub found: &'a ImageFound,
     pub rootfs: Rootfs,
+    /// Of the pod's user namespace, if it has one.
+    pub ids: Option<IdMappings>,
     pub hostname: &'a str,
     pub env: Vec<(String, String)>,
     /// Volumes and the pod's own files, below what every container has.
@@ -97,6 +99,21 @@ pub(crate) fn container_plan(inputs: Inputs<'_>) -> Result<ContainerPlan, StepEr
     // A volume over one of the usual places takes its place.
     mounts.retain(|m| own_mounts.iter().all(|o| o.destination != m.destination));
     mounts.extend(own_mounts);
+    if let Some(ids) = &inputs.ids {
+        // Files belong to whom the pod sees as their owner, whatever its ids are on the host.
+        let held = |m: &&mut MountPlan| {
+            matches!(
+                m.source,
+                MountSource::Host { .. } | MountSource::Volume { .. } | MountSource::PodShm
+            )
+        };
+        for mount in mounts.iter_mut().filter(held) {
+            mount.extra.id_map = Some(IdMap {
+                ids: IdMapSource::of(ids),
+                recursive: false,
+            });
+        }
+    }
     let annotations = [
         (NAME, container.name.clone()),
         (ATTEMPT, attempt.to_string()),
@@ -114,7 +131,14 @@ pub(crate) fn container_plan(inputs: Inputs<'_>) -> Result<ContainerPlan, StepEr
         devices: Vec::new(),
         masked_paths: paths(MASKED_PATHS),
         readonly_paths: paths(READONLY_PATHS),
-        namespaces: namespaces(wanted, inputs.target)?,
+        namespaces: Namespaces {
+            user: match inputs.ids {
+                Some(_) => NamespaceOf::Pod,
+                None => NamespaceOf::Host,
+            },
+            mappings: inputs.ids,
+            ..namespaces(wanted, inputs.target)?
+        },
         net_devices: Vec::new(),
         cgroup: inputs.cgroup,
         resources: resources(container, privileged),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     NodeConfig,
+    id_ranges::IdRanges,
     images::Images,
     objects::Objects,
     stats::{Counters, Disks, Rates},
@@ -22,6 +23,8 @@ pub(crate) struct Context {
     pub facts: Arc<NodeFacts>,
     pub recorder: Recorder,
     pub images: Images,
+    /// Of pods with user namespaces.
+    pub id_ranges: IdRanges,
     pub services: Shared<Service>,
     pub objects: Objects,
     /// The node's own resolver, read at the start.

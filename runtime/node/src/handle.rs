@@ -26,6 +26,7 @@ use crate::{
     NodeConfig, StartError, api, builtin,
     context::Context,
     facts::Machine,
+    id_ranges::IdRanges,
     images::Images,
     objects::Objects,
     pods::Pods,
@@ -55,6 +56,7 @@ impl Node {
         let layout = Arc::new(layout);
         groups(&layout, &config.cgroup_root)?;
         let images = open_images(&config).await?;
+        let id_ranges = id_ranges(&config.data_dir)?;
         let machine = Machine::look();
         let client = config.informers.client().clone();
         let ctx = Arc::new(Context {
@@ -63,6 +65,7 @@ impl Node {
             facts: Arc::new(machine.node_facts(&config)),
             recorder: Recorder::new(client.clone(), "kubelet", Some(config.node_name.clone())),
             images: Images::new(images, &config.images),
+            id_ranges,
             services: config.informers.all::<Service>(),
             objects: Objects::new(client),
             resolver: Resolver::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
@@ -110,6 +113,16 @@ fn folders(config: &NodeConfig) -> Result<(), StartError> {
     make(&config.data_dir.join("pods"))?;
     make(&config.run_dir.join("pods"))?;
     make(&config.log_dir.join("pods"))
+}
+
+/// What pods with user namespaces have of the host's ids.
+pub(crate) fn id_ranges(data_dir: &Path) -> Result<IdRanges, StartError> {
+    let dir = data_dir.join("userns");
+    IdRanges::open(dir.clone(), &data_dir.join("pods")).map_err(|source| StartError::Folder {
+        action: "read",
+        path: dir,
+        source,
+    })
 }
 
 async fn listen(config: &NodeConfig) -> Result<TcpListener, StartError> {

@@ -60,6 +60,7 @@ impl LeftPods {
         })?;
         let images = ImageStore::open(self.data_dir.join("images"))
             .map_err(|e| StartError::Images(Box::new(e)))?;
+        let id_ranges = crate::handle::id_ranges(&self.data_dir)?;
         let machine = Machine::look();
         let config = self.config(informers);
         let ctx = Arc::new(Context {
@@ -68,6 +69,7 @@ impl LeftPods {
             facts: Arc::new(machine.node_facts(&config)),
             recorder: Recorder::new(client.clone(), "kubelet", None),
             images: Images::new(images, &config.images),
+            id_ranges,
             services: config.informers.all::<Service>(),
             objects: Objects::new(client),
             resolver: Resolver::default(),

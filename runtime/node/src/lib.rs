@@ -21,6 +21,7 @@ mod facts;
 #[cfg(feature = "fault-points")]
 mod fault;
 mod handle;
+mod id_ranges;
 mod image_gc;
 mod image_watch;
 mod images;

@@ -12,7 +12,7 @@ use k8s_openapi::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
             ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
-            NodeStatus,
+            NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus,
         },
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
@@ -307,6 +307,13 @@ fn status(ctx: &Context, machine: &Machine, known: &NodeStatus, now: Timestamp) 
         }),
         images: images(ctx),
         node_info: Some(machine.info.clone()),
+        runtime_handlers: Some(vec![NodeRuntimeHandler {
+            name: Some(String::new()),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(true),
+                user_namespaces: Some(true),
+            }),
+        }]),
         ..NodeStatus::default()
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use kernelet_container::{
-    CreateError, ErrorKind as CreateErrorKind, InsideHooks, Waiting, in_child,
+    Child, CreateError, ErrorKind as CreateErrorKind, InsideHooks, Waiting, in_child,
 };
 use kernelet_spec::{ContainerPlan, NamespaceOf, Resources};
 use kernelet_sys::{
@@ -306,11 +306,11 @@ fn make_placed(
             &wanted.bundle.spec,
             layout,
         )?;
-        return make_in(folder, wanted, layout, lock);
+        return make_in(global, folder, wanted, layout, lock);
     };
     let mut made = None;
     in_child(
-        0,
+        Child::default(),
         || Ok(()),
         |keeper| {
             let plan = &wanted.plan;
@@ -329,7 +329,7 @@ fn make_placed(
                     &wanted.bundle.spec,
                     layout,
                 )?;
-                make_in(folder, wanted, layout, lock)
+                make_in(global, folder, wanted, layout, lock)
             }));
             Ok(())
         },
@@ -338,7 +338,13 @@ fn make_placed(
     made.context("the process that keeps the unit's place did not come up")?
 }
 
-fn make_in(folder: &Folder, wanted: Wanted<'_>, layout: &Layout, lock: Lock) -> Result<Made> {
+fn make_in(
+    global: &Global,
+    folder: &Folder,
+    wanted: Wanted<'_>,
+    layout: &Layout,
+    lock: Lock,
+) -> Result<Made> {
     let (plan, lists) = (&wanted.plan, &wanted.lists);
     let mut saved = Saved {
         id: plan.id.clone(),
@@ -359,6 +365,7 @@ fn make_in(folder: &Folder, wanted: Wanted<'_>, layout: &Layout, lock: Lock) -> 
         rdt: sources::rdt(&wanted.bundle.spec, &plan.id),
     };
     let mut descriptors = sources::descriptors(
+        global,
         folder,
         wanted.given,
         wanted.wait,

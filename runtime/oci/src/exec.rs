@@ -12,7 +12,7 @@ use kernelet_container::{ExecDescriptors, Inside};
 use kernelet_spec::{ExecPlan, process_of};
 use kernelet_sys::{
     cgroup::{Join, Layout},
-    fd, namespace as ns, seccomp,
+    fd, namespace as ns,
 };
 use nix::{errno::Errno, fcntl::OFlag};
 use oci_spec::runtime::{Capability, Linux, Process};
@@ -22,6 +22,7 @@ use crate::{
     cli::{self, Global},
     config, console, container,
     create::start_error,
+    filters,
     flags::{Flag, Given},
     inherited, sources,
     state::{self, Saved, Status},
@@ -101,8 +102,7 @@ pub fn exec(global: &Global, given: &Given) -> Result<ExitCode> {
         false => subs.join(&saved, &layout)?,
     };
     let make = |join| {
-        let filter =
-            seccomp::filter_for(&plan.process.seccomp, plan.process.capabilities.bounding)?;
+        let filter = filters::filter_for(global, &plan.process)?;
         let proc = fd::open(Path::new("/proc"), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
         let descriptors = ExecDescriptors {
             container: saved.pidfd()?,
@@ -113,7 +113,7 @@ pub fn exec(global: &Global, given: &Given) -> Result<ExitCode> {
                 Some(sources::stdio()?)
             },
             own_pid: Some(ns::open(proc.as_fd(), "self", "pid")?),
-            filter: filter.map(|filter| (*filter).clone()),
+            filter,
             listener: crate::listener::of(&plan.process, &saved, "running"),
             preserve,
             inside: Inside::of(&saved.namespaces),

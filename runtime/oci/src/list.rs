@@ -55,6 +55,11 @@ fn all(global: &Global) -> Result<Vec<(Folder, Saved, u32)>> {
     let mut found = Vec::new();
     for entry in entries {
         let path: PathBuf = entry?.path();
+        // Nobody's id begins with a dot: what this program keeps for itself.
+        let name = path.file_name().unwrap_or_default();
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
         // It may have been deleted since.
         let Ok(metadata) = fs::symlink_metadata(&path) else {
             continue;

@@ -19,6 +19,7 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod filters;
 mod flags;
 mod help;
 mod hooks;

@@ -10,7 +10,7 @@ use kernelet_container::{CgroupView, Descriptors};
 use kernelet_spec::{ContainerId, ContainerPlan, NamespaceOf, Resources, Rootfs};
 use kernelet_sys::{
     cgroup::{Join, Layout},
-    fd, namespace as ns, seccomp,
+    fd, namespace as ns,
 };
 use nix::fcntl::OFlag;
 use oci_spec::runtime::Spec;
@@ -18,6 +18,7 @@ use oci_spec::runtime::Spec;
 use crate::{
     cli::{Global, Manager},
     create::Wait,
+    filters,
     flags::Given,
     rootless,
     state::{Folder, Place},
@@ -135,6 +136,7 @@ pub fn rdt(spec: &Spec, id: &ContainerId) -> Option<PathBuf> {
 
 /// Everything the container's process begins with. Hooks and inherited descriptors are the caller's to add.
 pub fn descriptors(
+    global: &Global,
     folder: &Folder,
     given: &Given,
     wait: Wait,
@@ -158,7 +160,7 @@ pub fn descriptors(
     };
     let of = &plan.namespaces;
     let pid = path(&of.pid)?;
-    let filter = seccomp::filter_for(&plan.process.seccomp, plan.process.capabilities.bounding)?;
+    let filter = filters::filter_for(global, &plan.process)?;
     Ok(Descriptors {
         root: sources.root,
         sources: sources.mounts,
@@ -178,7 +180,7 @@ pub fn descriptors(
             Rootfs::Overlay { work, .. } => work.clone(),
         },
         fifo,
-        filter: filter.map(|filter| (*filter).clone()),
+        filter,
         listener: None,
         preserve: 0,
         new_keyring: !given.on("no-new-keyring"),

@@ -22,7 +22,7 @@ use nix::fcntl::OFlag;
 use crate::{SpawnError, SpawnOptions};
 
 /// The folders of the small root that every shim starts in.
-const FOLDERS: &[&str] = &["root", "volumes"];
+const FOLDERS: &[&str] = &["root", "volumes", "dev"];
 
 pub(crate) fn socket_path(dir: &Path) -> PathBuf {
     dir.join("shim.sock")

@@ -7,13 +7,13 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     time::SystemTime,
 };
 
-use kernelet_container::{CgroupView, Descriptors, Waiting};
-use kernelet_spec::{ContainerId, ContainerPlan, MountSource, NamespaceOf};
+use kernelet_container::{CgroupView, Descriptors, Joined, Waiting};
+use kernelet_spec::{ContainerId, ContainerPlan, MountPlan, MountSource, NamespaceOf};
 use kernelet_sys::{
     cgroup::Group,
     namespace as ns,
@@ -101,7 +101,7 @@ impl Pod {
             })?;
             sources.insert(
                 index,
-                kernelet_container::copy_for(volume, sub_path, mount.flags)?,
+                kernelet_container::copy_for(volume, sub_path, mount.flags, self.ids_for(mount)?)?,
             );
         }
         let Stdio {
@@ -124,7 +124,10 @@ impl Pod {
                 wish => self.namespace(wish, "process", |s| &s.pid)?,
             },
             cgroup: None,
-            joined: kernelet_container::Joined::default(),
+            joined: Joined {
+                user: self.namespace(&plan.namespaces.user, "user", |s| &s.user)?,
+                ..Joined::default()
+            },
             join,
             cgroup_view: CgroupView {
                 v1: cgroup_view.v1,
@@ -210,6 +213,17 @@ impl Pod {
                 duplicate(descriptor.as_fd()).map(Some)
             }
         }
+    }
+
+    /// The user namespace whose ids a mount's files shall show: the pod's own, whatever tables the plan gives.
+    fn ids_for(&self, mount: &MountPlan) -> Result<Option<BorrowedFd<'_>>, Failure> {
+        if mount.extra.id_map.is_none() {
+            return Ok(None);
+        }
+        let user = self.sandbox.as_ref().and_then(|s| s.user.as_ref());
+        let missing = "the pod has no user namespace to map a volume's ids by";
+        user.map(|user| Some(user.as_fd()))
+            .ok_or_else(|| failure(FailureKind::Conflict, missing))
     }
 
     /// The process namespace of a running container. Its first process isn't reaped, so the number is still its own.

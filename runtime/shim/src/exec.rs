@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kernelet_container::ExecDescriptors;
+use kernelet_container::{ExecDescriptors, Inside};
 use kernelet_sys::{
     SysError,
     process::{self, Ended, Process},
@@ -105,7 +105,10 @@ impl Pod {
             filter,
             listener: None,
             preserve: 0,
-            inside: kernelet_container::Inside::default(),
+            inside: Inside {
+                user: self.sandbox.as_ref().is_some_and(|s| s.user.is_some()),
+                ..Inside::default()
+            },
         };
         let waiting = kernelet_container::exec(&exec.plan, made)?;
         let (process, terminal) = waiting.start()?;

@@ -83,6 +83,9 @@ impl Pod {
                 if !plan.host_ipc && plan.shm_bytes > 0 {
                     self.volumes.create_shm(plan.shm_bytes)?;
                 }
+                if plan.ids.is_some() {
+                    self.volumes.show_kernel()?;
+                }
                 let sandbox = sandbox::create(plan, self.proc.as_fd(), init)?;
                 self.outbox
                     .push(Message::Sandbox(Box::new(sandbox.state())));

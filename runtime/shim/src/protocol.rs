@@ -7,7 +7,7 @@
 //!
 //! Postcard doesn't describe itself: any change to a type below is a new version, and
 //! the shim of the previous release keeps speaking its own. Version 1 is the first; version 2 has every field of an OCI
-//! bundle in its plans.
+//! bundle in its plans, version 3 user namespaces of pods.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use kernelet_spec::{ContainerId, ContainerPlan, ExecPlan, SandboxPlan};
 use serde::{Deserialize, Serialize};
 
 /// The version both sides of this build speak.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Agent to shim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

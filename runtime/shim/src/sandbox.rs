@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use kernelet_container::CreateError;
+use kernelet_container::{Child, CreateError};
 use kernelet_spec::{MountFlags, SandboxPlan};
 use kernelet_sys::{
     SysError,
@@ -21,6 +21,8 @@ use crate::protocol::SandboxState;
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     pub plan: SandboxPlan,
+    /// It owns the others.
+    pub user: Option<OwnedFd>,
     pub net: Option<OwnedFd>,
     pub ipc: Option<OwnedFd>,
     pub uts: Option<OwnedFd>,
@@ -41,14 +43,21 @@ impl Sandbox {
         }
     }
 
+    /// The same with their kinds.
+    fn owned(&self) -> Vec<(BorrowedFd<'_>, u64)> {
+        let kinds = [ns::NEWNET, ns::NEWIPC, ns::NEWUTS];
+        let all = self.descriptors().into_iter().zip(kinds);
+        all.filter_map(|(namespace, kind)| Some((namespace?, kind)))
+            .collect()
+    }
+
     /// net, ipc and uts, as far as they are the pod's own.
     pub(crate) fn descriptors(&self) -> [Option<BorrowedFd<'_>>; 3] {
         [&self.net, &self.ipc, &self.uts].map(|fd| fd.as_ref().map(AsFd::as_fd))
     }
 }
 
-/// Makes the namespaces in a child that then ends: the shim itself never leaves the host's, and (for
-/// pods with a user namespace, later) the child is where that is entered first.
+/// Makes the namespaces in a child that then ends: the shim itself never leaves the host's.
 pub(crate) fn create(
     plan: SandboxPlan,
     proc: BorrowedFd<'_>,
@@ -62,7 +71,11 @@ pub(crate) fn create(
     if !plan.host_ipc {
         flags |= ns::NEWIPC;
     }
+    if plan.ids.is_some() {
+        flags |= ns::NEWUSER;
+    }
     let mut sandbox = Sandbox {
+        user: None,
         net: None,
         ipc: None,
         uts: None,
@@ -73,8 +86,8 @@ pub(crate) fn create(
         plan,
     };
     if flags != 0 {
-        let (net, ipc, uts) = make(&sandbox.plan, flags, proc)?;
-        (sandbox.net, sandbox.ipc, sandbox.uts) = (net, ipc, uts);
+        make(&mut sandbox, flags, proc)?;
+        set_sysctls(&sandbox)?;
     }
     if sandbox.plan.share_process_namespace
         && let Some((program, join)) = init
@@ -86,9 +99,8 @@ pub(crate) fn create(
     Ok(sandbox)
 }
 
-type Namespaces = (Option<OwnedFd>, Option<OwnedFd>, Option<OwnedFd>);
-
-fn make(plan: &SandboxPlan, flags: u64, proc: BorrowedFd<'_>) -> Result<Namespaces, CreateError> {
+fn make(sandbox: &mut Sandbox, flags: u64, proc: BorrowedFd<'_>) -> Result<(), CreateError> {
+    let plan = &sandbox.plan;
     let steps = || -> Result<(), CreateError> {
         if flags & ns::NEWNET != 0 {
             ns::loopback_up()?;
@@ -99,34 +111,67 @@ fn make(plan: &SandboxPlan, flags: u64, proc: BorrowedFd<'_>) -> Result<Namespac
                 ns::set_domainname(name)?;
             }
         }
-        if !plan.sysctls.is_empty() {
-            let proc = mount::private_proc()?;
-            for (name, value) in &plan.sysctls {
-                kernelet_container::set_sysctl(proc.as_fd(), name, value)?;
-            }
-        }
         Ok(())
     };
-    kernelet_container::in_child(flags, steps, |child| {
+    let child = Child {
+        flags,
+        ids: plan.ids.as_ref(),
+        keep: &[],
+    };
+    let made = kernelet_container::in_child(child, steps, |child| {
         let pid = child.pid.to_string();
         let open = |flag: u64, kind: &str| match flags & flag {
             0 => Ok(None),
             _ => ns::open(proc, &pid, kind).map(Some),
         };
-        Ok((
+        Ok([
+            open(ns::NEWUSER, "user")?,
             open(ns::NEWNET, "net")?,
             open(ns::NEWIPC, "ipc")?,
             open(ns::NEWUTS, "uts")?,
-        ))
-    })
+        ])
+    })?;
+    [sandbox.user, sandbox.net, sandbox.ipc, sandbox.uts] = made;
+    Ok(())
+}
+
+/// By a child that keeps the host's rights: inside a user namespace no procfs can be made without a process namespace.
+fn set_sysctls(sandbox: &Sandbox) -> Result<(), CreateError> {
+    let sysctls = &sandbox.plan.sysctls;
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    let entered = sandbox.owned();
+    let keep: Vec<BorrowedFd<'_>> = entered.iter().map(|(namespace, _)| *namespace).collect();
+    let child = Child {
+        keep: &keep,
+        ..Child::default()
+    };
+    let steps = || -> Result<(), CreateError> {
+        for (namespace, kind) in &entered {
+            ns::enter(*namespace, *kind)?;
+        }
+        let proc = mount::private_proc()?;
+        for (name, value) in sysctls {
+            kernelet_container::set_sysctl(proc.as_fd(), name, value)?;
+        }
+        Ok(())
+    };
+    kernelet_container::in_child(child, steps, |_| Ok(()))
 }
 
 /// Pid 1 of the shared namespace: in the pod's cgroup and namespaces, with an empty root.
 fn start_init(sandbox: &Sandbox, program: &OwnedFd, join: &Join) -> Result<Process, CreateError> {
     let flags = ns::NEWPID | ns::NEWNS;
     let (read, write) = process::pipe()?;
-    // SAFETY: the shim has one thread; the child ends by exec or _exit.
-    match unsafe { process::clone3(flags, join.v2.as_ref().map(AsFd::as_fd)) }? {
+    let forked = match &sandbox.user {
+        // The process namespace must be the user namespace's: only then may containers mount a procfs of it.
+        Some(user) => kernelet_container::clone_inside(user.as_fd(), &sandbox.owned(), flags, join),
+        // SAFETY: the shim has one thread; the child ends by exec or _exit.
+        None => unsafe { process::clone3(flags, join.v2.as_ref().map(AsFd::as_fd)) }
+            .map_err(CreateError::from),
+    };
+    match forked? {
         Forked::Child => {
             let error = match become_init(sandbox, program, join, &write) {
                 Ok(never) => match never {},
@@ -171,10 +216,10 @@ fn become_init(
     unsafe { fd::close_all_but(&mut keep) }?;
     process::reset_signals();
     process::new_session()?;
-    join.enter_v1()?;
-    for (namespace, kind) in namespaces.iter().zip([ns::NEWNET, ns::NEWIPC, ns::NEWUTS]) {
-        if let Some(namespace) = namespace {
-            ns::enter(*namespace, kind)?;
+    if sandbox.user.is_none() {
+        join.enter_v1()?;
+        for (namespace, kind) in sandbox.owned() {
+            ns::enter(namespace, kind)?;
         }
     }
     ns::unshare(ns::NEWCGROUP)?;

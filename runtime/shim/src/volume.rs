@@ -6,14 +6,17 @@ use std::{
     path::Path,
 };
 
+use kernelet_container::CreateError;
 use kernelet_spec::MountFlags;
-use kernelet_sys::{SysError, fd, mount};
+use kernelet_sys::{SysError, fd, mount, process};
 use nix::{errno::Errno, fcntl::OFlag, sys::stat::Mode};
 
 use crate::protocol::VolumePlan;
 
 /// A folder of the small root that every shim's namespace is copied from.
 const BASE: &str = "/volumes";
+/// Another.
+const DEV: &str = "/dev";
 
 #[derive(Debug, Default)]
 pub(crate) struct Volumes {
@@ -48,18 +51,36 @@ impl Volumes {
         Ok(&self.mounts[&plan.name])
     }
 
-    fn mount(&mut self, plan: &VolumePlan) -> Result<OwnedFd, SysError> {
+    /// For containers in a user namespace, where the kernel lets nobody mount procfs or sysfs that the mount namespace
+    /// doesn't show already, nor make device nodes: all of them, in this process's mount namespace, which no container
+    /// sees.
+    pub(crate) fn show_kernel(&mut self) -> Result<(), CreateError> {
+        let place = fd::open(Path::new(DEV), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
+        // The nodes' modes are meant as they stand.
+        let before = process::set_umask(0);
+        let devices = kernelet_container::devices(MountFlags::default());
+        process::set_umask(before);
+        let devices = devices?;
+        mount::attach(devices.as_fd(), place.as_fd())?;
+        for name in ["proc", "sysfs"] {
+            let place = self.place(&format!(".{name}"))?;
+            let mounted = mount::fs_open(name)?.mount(MountFlags::KERNEL)?;
+            mount::attach(mounted.as_fd(), place.as_fd())?;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, name: &str) -> Result<OwnedFd, SysError> {
         let base = self.base()?;
-        match nix::sys::stat::mkdirat(base, plan.name.as_str(), Mode::from_bits_truncate(0o700)) {
+        match nix::sys::stat::mkdirat(base, name, Mode::from_bits_truncate(0o700)) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(e) => return Err(SysError::new("make a volume's folder", e)),
         }
-        let place = fd::open_at(
-            base.as_fd(),
-            &plan.name,
-            OFlag::O_PATH | OFlag::O_DIRECTORY,
-            0,
-        )?;
+        fd::open_at(base.as_fd(), name, OFlag::O_PATH | OFlag::O_DIRECTORY, 0)
+    }
+
+    fn mount(&mut self, plan: &VolumePlan) -> Result<OwnedFd, SysError> {
+        let place = self.place(&plan.name)?;
         let flags = MountFlags {
             no_suid: true,
             no_dev: true,

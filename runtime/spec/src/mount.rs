@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::IdMapping;
+use crate::{IdMapping, IdMappings};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPlan {
@@ -55,6 +55,16 @@ pub enum IdMapSource {
     },
     /// Those of an existing user namespace.
     Namespace(PathBuf),
+}
+
+impl IdMapSource {
+    /// As a user namespace with these tables shows ids.
+    pub fn of(ids: &IdMappings) -> Self {
+        IdMapSource::Mappings {
+            uids: ids.uids.clone(),
+            gids: ids.gids.clone(),
+        }
+    }
 }
 
 impl MountPlan {

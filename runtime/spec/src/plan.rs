@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CapabilitySets, ContainerId, MountPlan, Namespaces, ProcessAttributes, Propagation, Resources,
-    SeccompProfile,
+    CapabilitySets, ContainerId, IdMappings, MountPlan, Namespaces, ProcessAttributes, Propagation,
+    Resources, SeccompProfile,
 };
 
 /// One container, fully resolved. The same type serves pods and OCI bundles.
@@ -141,6 +141,9 @@ pub enum Rootfs {
         lower: Vec<PathBuf>,
         upper: PathBuf,
         work: PathBuf,
+        /// The layers and the upper folder show these ids in place of those on disk, so that one unpacked layer
+        /// serves every user namespace. `upper` and `work` are then in one folder.
+        ids: Option<IdMappings>,
     },
 }
 
@@ -186,6 +189,8 @@ pub struct SandboxPlan {
     pub host_ipc: bool,
     /// `shareProcessNamespace`: an init of ours is pid 1 of the containers' common namespace.
     pub share_process_namespace: bool,
+    /// `hostUsers: false`: the ids of the pod's own user namespace, which owns its other ones.
+    pub ids: Option<IdMappings>,
     /// The size of the pod's `/dev/shm`, in bytes.
     pub shm_bytes: u64,
     /// The cgroup of the shared init, in the pod's group. Unused without it.

@@ -162,7 +162,15 @@ pub fn validate(plan: &ContainerPlan) -> Result<(), PlanError> {
     }
     match &plan.rootfs {
         Rootfs::Path(path) => check_path("root.path", path)?,
-        Rootfs::Overlay { lower, upper, work } => {
+        Rootfs::Overlay {
+            lower,
+            upper,
+            work,
+            ids,
+        } => {
+            if ids.is_some() && upper.parent() != work.parent() {
+                return err("root.upper", "is not beside root.work");
+            }
             if lower.is_empty() {
                 return err("root.lower", "is empty");
             }

@@ -4,7 +4,7 @@
 use std::{
     ffi::CString,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use kernelet_spec::MountFlags;
@@ -14,12 +14,14 @@ use crate::error::{Result, SysError};
 
 mod attributes;
 mod id_map;
+mod overlay;
 
 pub use attributes::{
     Locks, make_private, set_attributes, set_attributes_with, set_id_map, set_propagation,
     set_read_only,
 };
 pub use id_map::id_map_namespace;
+pub use overlay::{overlay, overlay_of_mapped};
 
 const FSOPEN_CLOEXEC: u32 = 1;
 const FSPICK_CLOEXEC: u32 = 1;
@@ -208,49 +210,16 @@ pub fn private_proc() -> Result<OwnedFd> {
     fs.mount(MountFlags::KERNEL)
 }
 
-/// An overlay of folders; the top layer first.
-pub fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, flags: MountFlags) -> Result<OwnedFd> {
-    if crate::feature::overlay_lowerdir_append() {
-        let fs = fs_open("overlay")?;
-        fs.set("source", "overlay")?;
-        for layer in lower {
-            fs.set("lowerdir+", text(layer)?)?;
-        }
-        fs.set("upperdir", text(upper)?)?;
-        fs.set("workdir", text(work)?)?;
-        return fs.mount(flags);
-    }
-    overlay_by_numbers(lower, upper, work, flags)
-}
-
-/// Before `lowerdir+`, one string of at most 256 bytes named all layers. So each folder is opened, and
-/// named by its descriptor's number, relative to `/proc/self/fd`: some 60 layers fit. A thread of its
-/// own has its own working directory for that.
-fn overlay_by_numbers(
-    lower: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    flags: MountFlags,
-) -> Result<OwnedFd> {
+/// The folder of a process in a procfs: the one at `/proc`, or, where none is (a pod's shim), a private one.
+pub fn proc_of(pid: i32) -> Result<OwnedFd> {
     use nix::fcntl::OFlag;
-    let open = |path: &Path| crate::fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0);
-    let lower: Vec<OwnedFd> = lower.iter().map(|path| open(path)).collect::<Result<_>>()?;
-    let upper = open(upper)?;
-    let work = open(work)?;
-    let names: Vec<String> = lower.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
-    let mount = || {
-        crate::namespace::unshare(libc::CLONE_FS as u64)?;
-        nix::unistd::chdir("/proc/thread-self/fd")
-            .map_err(|e| SysError::new("enter /proc/thread-self/fd", e))?;
-        let fs = fs_open("overlay")?;
-        fs.set("source", "overlay")?;
-        fs.set("lowerdir", &names.join(":"))?;
-        fs.set("upperdir", &upper.as_raw_fd().to_string())?;
-        fs.set("workdir", &work.as_raw_fd().to_string())?;
-        fs.mount(flags)
-    };
-    std::thread::scope(|scope| scope.spawn(mount).join())
-        .expect("the closure has nothing that panics")
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    match crate::fd::open(Path::new("/proc"), flags, 0) {
+        Err(e) if e.errno == Errno::ENOENT => {
+            crate::fd::open_at(private_proc()?.as_fd(), &pid.to_string(), flags, 0)
+        }
+        proc => crate::fd::open_at(proc?.as_fd(), &pid.to_string(), flags, 0),
+    }
 }
 
 /// A copy of the mount a descriptor stands in, from that place down; not yet anywhere.

@@ -334,8 +334,8 @@ pub fn new_session_keyring() -> Result<()> {
     }
 }
 
-pub fn set_umask(mask: u32) {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
+pub fn set_umask(mask: u32) -> u32 {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask)).bits()
 }
 
 /// A new session without a terminal.

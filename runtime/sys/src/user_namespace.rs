@@ -6,16 +6,16 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
 };
 
 use kernelet_spec::{IdMapping, IdMappings};
-use nix::{errno::Errno, fcntl::OFlag};
+use nix::errno::Errno;
 
 use crate::{
     error::{Result, SysError},
-    fd,
+    fd, mount,
 };
 
 /// Whether this process is in a user namespace that isn't the host's first one.
@@ -28,11 +28,7 @@ pub fn inside() -> bool {
 /// Writes both tables of the new namespace that process `pid` is in. The process must not have become
 /// undumpable yet, else its files aren't its owner's.
 pub fn write_mappings(pid: i32, mappings: &IdMappings) -> Result<()> {
-    let proc = fd::open(
-        Path::new(&format!("/proc/{pid}")),
-        OFlag::O_PATH | OFlag::O_DIRECTORY,
-        0,
-    )?;
+    let proc = mount::proc_of(pid)?;
     let own_gid = nix::unistd::getegid().as_raw();
     let single = |list: &[IdMapping], id: u32| matches!(list, [IdMapping { host_id, size: 1, .. }] if *host_id == id);
     // A group table without privilege is allowed only to who can't leave groups any more, which would

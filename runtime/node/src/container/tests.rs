@@ -1,6 +1,6 @@
 //! Rows of pods and what their containers' plans say.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use kernelet_pod_plan::NodeFacts;
 use kernelet_spec::Capability;
@@ -23,6 +23,16 @@ fn wanted(spec: Value) -> Wanted {
 }
 
 fn plan(pod: Value, container: Value, image: ImageConfig) -> Result<ContainerPlan, StepError> {
+    plan_with(pod, container, image, None, vec![])
+}
+
+fn plan_with(
+    pod: Value,
+    container: Value,
+    image: ImageConfig,
+    ids: Option<IdMappings>,
+    mounts: Vec<MountPlan>,
+) -> Result<ContainerPlan, StepError> {
     let mut full = json!({"name": "a"});
     full.as_object_mut()
         .expect("object")
@@ -45,9 +55,10 @@ fn plan(pod: Value, container: Value, image: ImageConfig) -> Result<ContainerPla
             id: "sha256:0".into(),
         },
         rootfs: Rootfs::Path("/root".into()),
+        ids,
         hostname: "p",
         env: vec![("A".into(), "x".into())],
-        mounts: vec![],
+        mounts,
         cgroup: "/kernelet/kubepods/podu/c1".into(),
         target: None,
         seccomp_localhost: &|_| Err("none".into()),
@@ -228,4 +239,40 @@ fn host_namespaces_mean_no_descriptor_of_the_pod() {
         (&shared.namespaces.pid, &shared.namespaces.net),
         (&NamespaceOf::Pod, &NamespaceOf::Pod)
     );
+}
+
+#[test]
+fn in_a_user_namespace_files_keep_their_owners() {
+    let all = vec![kernelet_spec::IdMapping {
+        container_id: 0,
+        host_id: 65_536,
+        size: 65_536,
+    }];
+    let ids = IdMappings {
+        uids: all.clone(),
+        gids: all,
+    };
+    let mounts = vec![MountPlan::bind("/srv", "/data", false)];
+    let (pod, none) = (json!({"hostUsers": false}), json!({}));
+    let made = plan_with(
+        pod,
+        none.clone(),
+        image(),
+        Some(ids.clone()),
+        mounts.clone(),
+    )
+    .unwrap();
+    assert_eq!(made.namespaces.user, NamespaceOf::Pod);
+    assert_eq!(made.namespaces.mappings, Some(ids));
+    let mapped = |plan: &ContainerPlan, place: &str| {
+        let mount = plan
+            .mounts
+            .iter()
+            .find(|m| m.destination == Path::new(place));
+        mount.unwrap().extra.id_map.is_some()
+    };
+    assert!(mapped(&made, "/data") && mapped(&made, "/dev/shm") && !mapped(&made, "/proc"));
+    let made = plan_with(json!({}), none, image(), None, mounts).unwrap();
+    assert_eq!(made.namespaces.user, NamespaceOf::Host);
+    assert!(!mapped(&made, "/data") && !mapped(&made, "/dev/shm"));
 }

@@ -19,7 +19,7 @@ use kernelet_pod_plan::{
     network_files,
 };
 use kernelet_shim_client::{FailureKind, Shim, ShimError};
-use kernelet_spec::{MountPlan, MountSource, Rootfs};
+use kernelet_spec::{IdMappings, MountPlan, MountSource, Rootfs};
 use kernelet_sys::root::{Symlinks, folder, open_in};
 
 use super::Scene;
@@ -85,10 +85,11 @@ pub(super) async fn create(
     let shim = home.need_shim(FailureReason::CreateContainerError)?;
     let id = new_id();
     let hostname = network_files::hostname(wanted, &home.ctx.config.node_name);
+    let ids = super::ground::user_ids(home, wanted).await?;
     let (env, files, rootfs) = tokio::join!(
         environment(home, scene, container),
         write_own_files(home, scene, &hostname, &id),
-        make_root(home, &id, &local),
+        make_root(home, &id, &local, ids.clone()),
     );
     let made = match (env, files, rootfs) {
         (Ok(env), Ok(()), Ok(rootfs)) => match mounts(home, wanted, container, &id, &env).await {
@@ -114,6 +115,7 @@ pub(super) async fn create(
         image: &local.config,
         found: &local.found,
         rootfs,
+        ids,
         hostname: &hostname,
         env,
         mounts,
@@ -420,6 +422,7 @@ async fn make_root(
     home: &PodHome,
     id: &ContainerId,
     image: &LocalImage,
+    ids: Option<IdMappings>,
 ) -> Result<Rootfs, StepError> {
     let dir = home.dir().join("containers").join(&id.0);
     let (images, image_id, layers, id) = (
@@ -443,6 +446,7 @@ async fn make_root(
             lower: layers,
             upper,
             work,
+            ids,
         })
     });
     made.await?.map_err(|e| StepError {

@@ -9,7 +9,7 @@ use kernelet_pod_plan::{
     network_files,
 };
 use kernelet_shim_client::{Leftovers, Shim, ShimError, SpawnOptions, cleanup};
-use kernelet_spec::{PodUid, SandboxPlan};
+use kernelet_spec::{IdMappings, PodUid, SandboxPlan};
 use kernelet_sys::cgroup::Layout;
 
 use super::Scene;
@@ -103,7 +103,9 @@ pub(super) async fn create_sandbox(home: &PodHome, scene: &Scene) -> Outcome {
         .security_context
         .iter()
         .flat_map(|c| c.sysctls.iter().flatten());
+    let ids = user_ids(home, wanted).await?;
     let plan = SandboxPlan {
+        ids,
         hostname: match fqdn {
             Some(fqdn) if spec.set_hostname_as_fqdn == Some(true) => fqdn,
             _ => hostname,
@@ -126,6 +128,21 @@ pub(super) async fn create_sandbox(home: &PodHome, scene: &Scene) -> Outcome {
     })?;
     home.set_sandbox(Some(sandbox));
     Ok(Done::Nothing)
+}
+
+/// The ids of a pod that has a user namespace of its own.
+pub(super) async fn user_ids(
+    home: &PodHome,
+    wanted: &Wanted,
+) -> Result<Option<IdMappings>, StepError> {
+    if wanted.spec().host_users != Some(false) {
+        return Ok(None);
+    }
+    let (ctx, uid) = (home.ctx.clone(), home.id.uid.clone());
+    let taken = blocking(move || ctx.id_ranges.take(&uid)).await?;
+    taken
+        .map(Some)
+        .map_err(|e| sandbox_error(format!("find ids for the pod's user namespace: {e}")))
 }
 
 pub(super) async fn attach_network(home: &PodHome, scene: &Scene) -> Outcome {
@@ -275,8 +292,15 @@ pub(crate) fn remove_cgroups(layout: &Layout, paths: &[String]) -> Vec<String> {
 
 pub(super) async fn remove_folders(home: &PodHome) -> Outcome {
     let (dir, logs) = (home.dir(), home.log_dir());
-    // The pod's folder last: as long as it is there, a restarted agent knows that something is left.
-    let removed = blocking(move || remove_dir(&logs).and_then(|()| remove_dir(&dir))).await?;
+    let (ctx, uid) = (home.ctx.clone(), home.id.uid.clone());
+    // The pod's folder after the logs: as long as it is there, a restarted agent knows that something is left. Its ids
+    // last: with the folder they are free.
+    let removed = blocking(move || {
+        remove_dir(&logs)?;
+        remove_dir(&dir)?;
+        ctx.id_ranges.give_back(&uid)
+    })
+    .await?;
     removed.map_err(|e| teardown_error(format!("remove the pod's folders: {e}")))?;
     Ok(Done::Nothing)
 }

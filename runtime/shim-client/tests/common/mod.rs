@@ -146,6 +146,7 @@ impl Pod {
                 lower: vec![self.lower()],
                 upper: layers.join("upper"),
                 work: layers.join("work"),
+                ids: None,
             },
             read_only_rootfs: false,
             root: kernelet_spec::RootOptions::default(),

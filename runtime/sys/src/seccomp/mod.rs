@@ -17,16 +17,23 @@ pub use compile::{CompileError, Filter, compile};
 
 use crate::error::{Result, SysError};
 
+/// What a plan's wish comes to; `None`: unconfined.
+pub fn profile_of(seccomp: &Seccomp, capabilities: CapSet) -> Option<SeccompProfile> {
+    match seccomp {
+        Seccomp::Unconfined => None,
+        Seccomp::RuntimeDefault => Some(kernelet_spec::default_profile(capabilities)),
+        Seccomp::Profile(profile) => Some((**profile).clone()),
+    }
+}
+
 /// The filter for a plan's wish, compiled once per process and profile. `None`: unconfined.
 pub fn filter_for(
     seccomp: &Seccomp,
     capabilities: CapSet,
 ) -> std::result::Result<Option<Arc<Filter>>, CompileError> {
     static KNOWN: OnceLock<Mutex<HashMap<SeccompProfile, Arc<Filter>>>> = OnceLock::new();
-    let profile = match seccomp {
-        Seccomp::Unconfined => return Ok(None),
-        Seccomp::RuntimeDefault => kernelet_spec::default_profile(capabilities),
-        Seccomp::Profile(profile) => (**profile).clone(),
+    let Some(profile) = profile_of(seccomp, capabilities) else {
+        return Ok(None);
     };
     let known = KNOWN.get_or_init(Mutex::default);
     let mut known = known
