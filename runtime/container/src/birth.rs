@@ -153,11 +153,20 @@ fn prepare(plan: &ContainerPlan, d: &Descriptors, process: &Process) -> Result<(
     if let Some(score) = plan.process.oom_score_adj {
         set_oom_score(pid, score)?;
     }
-    for limit in &plan.process.rlimits {
-        process::set_rlimit_of(pid, &limit.name, limit.soft, limit.hard)?;
-    }
     if let (Some(mappings), Some(stdio)) = (&plan.namespaces.mappings, &d.stdio) {
         give_pipes(plan, mappings, stdio);
+    }
+    Ok(())
+}
+
+/// The limits of a process in a user namespace, who can't raise its own any more. When it is ready: until then it may
+/// need more, of descriptors for one.
+pub(crate) fn limit(plan: &ContainerPlan, process: &Process) -> Result<(), CreateError> {
+    if plan.namespaces.user == NamespaceOf::Host {
+        return Ok(());
+    }
+    for limit in &plan.process.rlimits {
+        process::set_rlimit_of(process.pid, &limit.name, limit.soft, limit.hard)?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use kernelet_sys::{
 };
 use nix::{errno::Errno, fcntl::OFlag};
 
-use crate::{CreateError, mounts::Mounter};
+use crate::{CreateError, ErrorKind, mounts::Mounter};
 
 pub(crate) fn add(mounter: &Mounter<'_>, plan: &MountPlan) -> Result<(), CreateError> {
     let view = mounter.cgroups;
@@ -123,8 +123,13 @@ fn bound(
     v1: Option<(&[String], Option<&str>)>,
     flags: MountFlags,
 ) -> Result<OwnedFd, CreateError> {
-    let layout =
-        Layout::detect().map_err(|_| SysError::new("look at the cgroup mounts", Errno::ENOENT))?;
+    let layout = Layout::detect().map_err(|e| {
+        let source = std::error::Error::source(&e).map_or(String::new(), |s| format!(": {s}"));
+        CreateError::new(
+            ErrorKind::Kernel,
+            format!("look at the cgroup mounts: {e}{source}"),
+        )
+    })?;
     let place = match v1 {
         Some((controllers, name)) => layout
             .v1

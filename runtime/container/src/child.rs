@@ -52,6 +52,8 @@ fn become_container(
     // Joined before anything is allocated that should be charged, and before the cgroup namespace is
     // made, whose root is where the process then is.
     d.join.enter_v1()?;
+    // Which CPUs the caller was kept to is not the container's matter: its cgroup says where it may run.
+    kernelet_sys::attributes::reset_affinity();
     let of = &plan.namespaces;
     for (descriptor, kind) in [
         (&d.net, ns::NEWNET),
@@ -353,6 +355,9 @@ pub(crate) fn finish(
     }
     entered?;
     drop(root);
+    // With the rights that the program will have over files.
+    let caps = &plan.capabilities;
+    capability::set(caps.effective, capability::permitted()?, CapSet::EMPTY)?;
     let command = user::find_command(&plan.args[0], &env)?;
     let command = process::c_strings(&[path_bytes(&command)])?;
 
@@ -390,7 +395,12 @@ pub(crate) fn finish(
     }
     // From here only exec: a strict filter may allow no more.
     let errno = exec(&command[0], &argv, &envp);
-    let what = format!("exec: {:?}: {}", plan.args[0], errno.desc());
+    // The file was found and may be executed: now its interpreter may be missing, or its format unknown.
+    let what = format!(
+        "exec {}: {}",
+        command[0].to_string_lossy(),
+        errno.desc().to_lowercase()
+    );
     Err(CreateError::new(ErrorKind::Command, what))
 }
 

@@ -212,7 +212,14 @@ pub fn create_hooked(
                 report::discard(&process);
                 return Err(error.into());
             }
-            Waiting::new(process, line, limits, listener, before_pivot)
+            let waiting = Waiting::new(process, line, limits, listener, before_pivot)?;
+            match birth::limit(plan, &waiting.process) {
+                Ok(()) => Ok(waiting),
+                Err(error) => {
+                    report::discard(&waiting.process);
+                    Err(error)
+                }
+            }
         }
     }
 }

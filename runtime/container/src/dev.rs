@@ -36,13 +36,17 @@ const LINKS: [(&str, &str); 6] = [
 
 /// A folder of the default devices, in no place yet.
 pub fn devices(flags: MountFlags) -> Result<OwnedFd, CreateError> {
-    filled(flags, None)
+    filled(flags, None, false)
 }
 
 /// The tmpfs, filled before it has a place: nothing of the image is in it or can get in between.
 ///
 /// Where no node may be made (a user namespace), it is without them: they are mounted when it has its place.
-pub(crate) fn filled(flags: MountFlags, label: Option<&str>) -> Result<OwnedFd, CreateError> {
+pub(crate) fn filled(
+    flags: MountFlags,
+    label: Option<&str>,
+    terminal: bool,
+) -> Result<OwnedFd, CreateError> {
     let fs = mount::fs_open("tmpfs")?;
     fs.set("source", "tmpfs")?;
     fs.set("mode", "755")?;
@@ -68,6 +72,11 @@ pub(crate) fn filled(flags: MountFlags, label: Option<&str>) -> Result<OwnedFd, 
     for (target, name) in LINKS {
         nix::unistd::symlinkat(target, &dev, name)
             .map_err(|e| SysError::new(format!("make the symlink /dev/{name}"), e))?;
+    }
+    if terminal {
+        // The terminal's place: later the folder may be read-only.
+        let regular = SFlag::S_IFREG;
+        node(dev.as_fd(), "console", regular, 0o600, 0)?;
     }
     for name in ["pts", "shm", "mqueue"] {
         nix::sys::stat::mkdirat(&dev, name, Mode::from_bits_truncate(0o755))

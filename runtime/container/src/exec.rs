@@ -158,6 +158,9 @@ fn become_exec(
     d.join.enter_v1()?;
     process::new_session_keyring()?;
     let wish = &plan.process.attributes;
+    if wish.exec_cpu_affinity.is_none() {
+        sys::reset_affinity();
+    }
     if let Some(after) = wish
         .exec_cpu_affinity
         .as_ref()

@@ -172,10 +172,34 @@ fn ending(status: ExitStatus) -> String {
             let name = nix::sys::signal::Signal::try_from(signal);
             name.map_or_else(
                 |_| format!("signal: {signal}"),
-                |name| format!("signal: {}", name.as_str()),
+                |name| format!("signal: {}", described(name)),
             )
         }
         _ => status.to_string(),
+    }
+}
+
+/// As runc's users know them.
+fn described(signal: nix::sys::signal::Signal) -> &'static str {
+    use nix::sys::signal::Signal::*;
+    match signal {
+        SIGHUP => "hangup",
+        SIGINT => "interrupt",
+        SIGQUIT => "quit",
+        SIGILL => "illegal instruction",
+        SIGTRAP => "trace/breakpoint trap",
+        SIGABRT => "aborted",
+        SIGBUS => "bus error",
+        SIGFPE => "floating point exception",
+        SIGKILL => "killed",
+        SIGUSR1 => "user defined signal 1",
+        SIGSEGV => "segmentation fault",
+        SIGUSR2 => "user defined signal 2",
+        SIGPIPE => "broken pipe",
+        SIGALRM => "alarm clock",
+        SIGTERM => "terminated",
+        SIGSYS => "bad system call",
+        other => other.as_str(),
     }
 }
 
@@ -221,7 +245,7 @@ mod tests {
             "exit status 3, stdout: out\n, stderr: err\n"
         );
         let killed = run_hook(&shell("kill -9 $$"), None, "", None).unwrap_err();
-        assert!(killed.starts_with("signal: SIGKILL"), "{killed}");
+        assert!(killed.starts_with("signal: killed"), "{killed}");
         let missing = Hook {
             path: "/nothing/here".into(),
             ..shell("")

@@ -220,7 +220,7 @@ impl Mounter<'_> {
                 labelled(&fs)?;
                 Ok(fs.mount(flags)?)
             }
-            MountSource::Dev => dev::filled(flags, self.label()),
+            MountSource::Dev => dev::filled(flags, self.label(), self.plan.terminal),
             MountSource::Tmpfs {
                 size_bytes,
                 mode,

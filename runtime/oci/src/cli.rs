@@ -318,8 +318,8 @@ fn of_command(command: &Command, global: &Global, words: &[OsString]) -> Result<
     }
     let done = (command.run)(global, &given);
     match command.name {
-        "create" => done.context("kernelet-oci create failed"),
-        "run" => done.context("kernelet-oci run failed"),
+        "create" => done.with_context(|| format!("{} create failed", help::name())),
+        "run" => done.with_context(|| format!("{} run failed", help::name())),
         // 255, since any other could be the process's own.
         "exec" => Ok(done.context("exec failed").unwrap_or_else(|error| {
             log::fatal(&error);

@@ -31,9 +31,16 @@ fn decode<T: DeserializeOwned>(
     let Ok(mut value) = serde_json::from_slice::<Value>(text) else {
         return Err(error.into());
     };
+    check_memory_policy(&value)?;
     let Some(process) = process(&mut value) else {
         return Err(error.into());
     };
+    if let Some(process) = process.as_object_mut() {
+        // Who isn't named is root, as with runc.
+        process
+            .entry("user")
+            .or_insert_with(|| serde_json::json!({"uid": 0, "gid": 0}));
+    }
     let unknown = take_unknown_capabilities(process);
     check_limits(process)?;
     respell_flags(process);
@@ -70,6 +77,31 @@ fn take_unknown_capabilities(process: &mut Value) -> Vec<String> {
     unknown
 }
 
+/// The words of runc for a policy of memory that the decoder's crate doesn't know.
+fn check_memory_policy(value: &Value) -> Result<()> {
+    let Some(policy) = value.pointer("/linux/memoryPolicy") else {
+        return Ok(());
+    };
+    let mode = policy.get("mode").cloned().unwrap_or_default();
+    if serde_json::from_value::<oci_spec::runtime::MemoryPolicyModeType>(mode.clone()).is_err() {
+        bail!(
+            "invalid memory policy mode {:?}",
+            mode.as_str().unwrap_or_default()
+        );
+    }
+    let flags = policy.get("flags").and_then(Value::as_array);
+    for flag in flags.into_iter().flatten() {
+        if serde_json::from_value::<oci_spec::runtime::MemoryPolicyFlagType>(flag.clone()).is_err()
+        {
+            bail!(
+                "invalid memory policy flag {:?}",
+                flag.as_str().unwrap_or_default()
+            );
+        }
+    }
+    Ok(())
+}
+
 fn check_limits(process: &Value) -> Result<()> {
     let limits = process.get("rlimits").and_then(Value::as_array);
     for limit in limits.into_iter().flatten() {
@@ -87,6 +119,9 @@ fn respell_flags(process: &mut Value) {
         .pointer_mut("/scheduler/flags")
         .and_then(Value::as_array_mut);
     for flag in flags.into_iter().flatten() {
+        if flag == "SCHED_FLAG_RESET_ON_FORK" {
+            *flag = "SCHED_RESET_ON_FORK".into();
+        }
         if flag == "SCHED_FLAG_DL_OVERRUN" {
             *flag = serde_json::to_value(oci_spec::runtime::LinuxSchedulerFlag::SchedFlagDLOverrun)
                 .expect("a name can be written");
@@ -101,7 +136,7 @@ mod tests {
     #[test]
     fn unknown_capabilities_go_and_unknown_limits_are_named() {
         let decoded = process(
-            br#"{"user": {"uid": 0, "gid": 0}, "cwd": "/",
+            br#"{"cwd": "/",
             "capabilities": {"bounding": ["CAP_KILL", "CAP_TO_FLY"]},
             "scheduler": {"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_DL_OVERRUN"]}}"#,
         )

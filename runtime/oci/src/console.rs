@@ -24,7 +24,7 @@ use nix::{
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
         socket::{ControlMessage, MsgFlags, sendmsg},
-        termios::{self, SetArg, Termios},
+        termios::{self, OutputFlags, SetArg, Termios},
     },
 };
 
@@ -84,6 +84,21 @@ impl Drop for Raw {
     }
 }
 
+/// No carriage return before each line's end: whose terminal this one's output goes to adds its own, and a file
+/// shall have none.
+fn leave_line_ends(control: &OwnedFd) {
+    if let Ok(mut modes) = termios::tcgetattr(control) {
+        modes.output_flags.remove(OutputFlags::ONLCR);
+        let _ = termios::tcsetattr(control, SetArg::TCSANOW, &modes);
+    }
+}
+
+/// Before the program begins: its terminal has the caller's size, and leaves line ends alone.
+pub fn prepare(control: &OwnedFd) {
+    copy_size(control);
+    leave_line_ends(control);
+}
+
 /// Stays until the process ends. Once it says that it is ready, the service manager hears so.
 pub fn attend(
     process: &Process,
@@ -92,9 +107,6 @@ pub fn attend(
     mut notify: Option<Listening>,
 ) -> Result<Ended> {
     let raw = control.as_ref().and_then(|_| Raw::enter());
-    if let Some(control) = &control {
-        copy_size(control);
-    }
     let mut stdin_open = control.is_some();
     let ended = loop {
         let mut fds = vec![

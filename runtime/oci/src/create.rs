@@ -175,6 +175,9 @@ pub fn run_command(global: &Global, given: &Given) -> Result<ExitCode> {
     let mut made = make(global, given, Wait::ForWord)?;
     let id = made.saved.id.clone();
     let terminal = made.waiting.terminal.take();
+    if let Some(terminal) = &terminal {
+        console::prepare(terminal);
+    }
     let started = made.waiting.start().map_err(start_error);
     let process = match started.and_then(|(process, _)| after_start(&made.saved).map(|()| process))
     {
@@ -374,6 +377,8 @@ fn make_in(
         layout,
     )?;
     descriptors.preserve = wanted.inherited.count;
+    log::of_process(&plan.process, descriptors.filter.as_ref());
+    log::debug(|| "nsexec container setup".to_owned());
     descriptors.hooks = inside_hooks(folder, lists, &saved)?;
     descriptors.listener = crate::listener::of(&plan.process, &saved, "creating");
     descriptors.stop_before_pivot = !(lists.prestart.is_empty()
@@ -412,9 +417,11 @@ fn make_in(
     };
     let mut waiting = kernelet_container::create_hooked(plan, descriptors, beside, before_pivot)
         .map_err(start_error)?;
+    log::debug(|| "child process in init()".to_owned());
     let done =
         complete(&mut saved, &waiting.process).and_then(|()| hand_out(&wanted, &mut waiting));
     drop(lock);
+    log::debug(|| "init: closing the pipe to signal completion".to_owned());
     match done {
         Ok(()) => Ok(Made {
             folder: folder.clone(),

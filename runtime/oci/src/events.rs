@@ -14,7 +14,6 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
-use serde_json::json;
 
 use crate::{
     cli::Global,
@@ -67,7 +66,8 @@ pub fn events(global: &Global, given: &Given) -> Result<ExitCode> {
         let ready = |at: usize| fds[at].revents().is_some_and(|r| !r.is_empty());
         let (ended, killed) = (ready(0), ready(1));
         if killed && kills.any() {
-            log::out(&format!("{}\n", json!({"type": "oom", "id": id.as_str()})));
+            // In this order: there are those who look for the text.
+            log::out(&format!("{{\"type\":\"oom\",\"id\":\"{id}\"}}\n"));
         }
         if ended {
             return Ok(ExitCode::SUCCESS);

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use kernelet_container::{ExecDescriptors, Inside};
 use kernelet_spec::{ExecPlan, process_of};
 use kernelet_sys::{
+    SysError,
     cgroup::{Join, Layout},
     fd, namespace as ns,
 };
@@ -24,7 +25,7 @@ use crate::{
     create::start_error,
     filters,
     flags::{Flag, Given},
-    inherited, sources,
+    inherited, log, sources,
     state::{self, Saved, Status},
 };
 
@@ -103,6 +104,8 @@ pub fn exec(global: &Global, given: &Given) -> Result<ExitCode> {
     };
     let make = |join| {
         let filter = filters::filter_for(global, &plan.process)?;
+        log::of_process(&plan.process, filter.as_ref());
+        log::debug(|| "nsexec container setup".to_owned());
         let proc = fd::open(Path::new("/proc"), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
         let descriptors = ExecDescriptors {
             container: saved.pidfd()?,
@@ -127,6 +130,7 @@ pub fn exec(global: &Global, given: &Given) -> Result<ExitCode> {
         }
         other => other.map_err(start_error)?,
     };
+    log::debug(|| "child process in init()".to_owned());
     let mut terminal = waiting.terminal.take();
     if let Some(path) = &socket
         && let Some(control) = terminal.take()
@@ -139,6 +143,10 @@ pub fn exec(global: &Global, given: &Given) -> Result<ExitCode> {
     if let Some(path) = &pid_file {
         state::write_whole(path, waiting.process.pid.to_string().as_bytes(), 0o644)?;
     }
+    if let Some(terminal) = &terminal {
+        console::prepare(terminal);
+    }
+    log::debug(|| "setns_init: about to exec".to_owned());
     let (process, _) = waiting.start().map_err(start_error)?;
     match signals {
         None => Ok(ExitCode::SUCCESS),
@@ -291,8 +299,8 @@ fn where_init_is(saved: &Saved, layout: &Layout) -> Result<Join> {
     Ok(join)
 }
 
-fn open_group(path: &Path) -> Result<OwnedFd> {
-    Ok(fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?)
+fn open_group(path: &Path) -> Result<OwnedFd, SysError> {
+    fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)
 }
 
 /// `--cgroup`: controller (none: v2) and a path below the container's group.
@@ -362,16 +370,21 @@ impl SubGroups {
                 ),
             }
         }
+        // Its process joins them by itself; until then this one stands for it.
+        let not_joined = |e: SysError| {
+            let (pid, why) = (std::process::id(), e.errno.desc().to_lowercase());
+            anyhow!("error adding pid {pid} to cgroups: {}: {why}", e.attempted)
+        };
         let mut v1 = Vec::new();
         for hierarchy in &layout.v1 {
             let sub = hierarchy.controllers.iter().find_map(|name| of(Some(name)));
             let tasks = below(&hierarchy.mount, sub).join("tasks");
-            v1.push(fd::open(&tasks, OFlag::O_WRONLY, 0)?);
+            v1.push(fd::open(&tasks, OFlag::O_WRONLY, 0).map_err(not_joined)?);
         }
         let v2 = layout
             .v2
             .as_ref()
-            .map(|mount| open_group(&below(mount, of(None))))
+            .map(|mount| open_group(&below(mount, of(None))).map_err(not_joined))
             .transpose()?;
         Ok(Join { v2, v1 })
     }

@@ -1,6 +1,6 @@
 //! Usage texts, in the form that runc prints them.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path, sync::OnceLock};
 
 use crate::{
     cli::{COMMANDS, Command, GLOBAL},
@@ -8,19 +8,30 @@ use crate::{
     info,
 };
 
-const NAME: &str = "kernelet-oci";
+/// By the name that it was called by: where it stands in for runc, that may be runc's.
+pub fn name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let called = std::env::args_os().next().unwrap_or_default();
+        match Path::new(&called).file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => "kernelet-oci".to_owned(),
+        }
+    })
+}
 
 /// `kernelet-oci --help`.
 pub fn program() -> String {
+    let name = name();
     let mut text = format!(
-        "NAME:\n   {NAME} - Open Container Initiative runtime\n\n\
-         {NAME} runs containers packaged according to the Open Container Initiative (OCI) format, straight on the kernel. \
+        "NAME:\n   {name} - Open Container Initiative runtime\n\n\
+         {name} runs containers packaged according to the Open Container Initiative (OCI) format, straight on the kernel. \
          It takes runc's command line.\n\n\
-         USAGE:\n   {NAME} [global options] command [command options] [arguments...]\n\n\
+         USAGE:\n   {name} [global options] command [command options] [arguments...]\n\n\
          VERSION:\n   {}\n\nCOMMANDS:\n",
         info::version()
             .trim_end()
-            .replace(&format!("{NAME} version "), "")
+            .replace(&format!("{name} version "), "")
     );
     for command in COMMANDS {
         let _ = writeln!(text, "   {:<10}  {}", command.name, command.help);
@@ -38,13 +49,14 @@ pub fn program() -> String {
 
 /// `kernelet-oci COMMAND --help`.
 pub fn of_command(command: &Command) -> String {
+    let program = name();
     let options_word = if command.flags.is_empty() {
         ""
     } else {
         " [command options]"
     };
     let mut text = format!(
-        "NAME:\n   {NAME} {} - {}\n\nUSAGE:\n   {NAME} {}{options_word} {}\n",
+        "NAME:\n   {program} {} - {}\n\nUSAGE:\n   {program} {}{options_word} {}\n",
         command.name, command.help, command.name, command.arguments
     );
     if !command.flags.is_empty() {

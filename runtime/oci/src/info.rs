@@ -26,11 +26,11 @@ pub const FLAGS: &[Flag] = &[
 
 /// In the form that containerd and Docker read.
 pub fn version() -> String {
-    let commit = option_env!("KERNELET_COMMIT")
-        .map_or(String::new(), |commit| format!("commit: {commit}\n"));
     format!(
-        "kernelet-oci version {}\n{commit}spec: {OCI_VERSION}\n",
-        env!("CARGO_PKG_VERSION")
+        "{} version {}\ncommit: {}\nspec: {OCI_VERSION}\n",
+        crate::help::name(),
+        env!("CARGO_PKG_VERSION"),
+        option_env!("KERNELET_COMMIT").unwrap_or("unknown")
     )
 }
 

@@ -9,6 +9,8 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use kernelet_spec::ProcessPlan;
+use kernelet_sys::seccomp::Filter;
 
 use crate::state;
 
@@ -94,6 +96,27 @@ pub fn fatal(error: &anyhow::Error) {
 
 pub fn warn(message: &str) {
     say(Level::Warning, message);
+}
+
+/// What of a process's plan will not be as it was asked for, and what runc's debug log tells of it: its users read those
+/// texts, here and where a container is made.
+pub fn of_process(plan: &ProcessPlan, filter: Option<&Filter>) {
+    let caps = &plan.capabilities;
+    for cap in caps.ambient.iter() {
+        if !(caps.permitted.contains(cap) && caps.inheritable.contains(cap)) {
+            warn(&format!(
+                "can't raise ambient capability {cap}: operation not permitted"
+            ));
+        }
+    }
+    if let Some(filter) = filter {
+        debug(|| format!("seccomp filter flags: {}", filter.flag_bits()));
+    }
+    let affinity = &plan.attributes.exec_cpu_affinity;
+    if let Some(initial) = affinity.as_ref().and_then(|a| a.initial.as_ref()) {
+        let mask = initial.words.first().copied().unwrap_or_default();
+        debug(|| format!("nsexec[{}]: affinity: {mask:#x}", std::process::id()));
+    }
 }
 
 /// The message is only made when somebody wants it.

@@ -142,10 +142,7 @@ impl Bundle {
     fn assert_nothing_left(&self) {
         assert_eq!(self.ok(&["list", "--quiet"]), "");
         let layout = kernelet_sys::cgroup::Layout::detect().unwrap();
-        assert!(
-            !layout.group(&format!("kernelet-oci-{}", self.id)).exists(),
-            "its cgroup is left"
-        );
+        assert!(!layout.group(&self.id).exists(), "its cgroup is left");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(
             !mounts.contains(self.path().to_str().unwrap()),
@@ -249,7 +246,7 @@ fn a_container_goes_through_its_life() {
     let layout = kernelet_sys::cgroup::Layout::detect().unwrap();
     if layout.has("pids") {
         b.ok(&["update", "--pids-limit", "77", &id]);
-        let group = layout.group(&format!("kernelet-oci-{id}"));
+        let group = layout.group(&id.to_string());
         let pids = group
             .v1_dir("pids")
             .or_else(|| group.v2_dir())

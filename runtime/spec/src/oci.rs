@@ -122,7 +122,7 @@ fn cgroup(linux: &Linux, id: &ContainerId) -> Result<String> {
         .as_ref()
         .filter(|p| !p.as_os_str().is_empty())
     else {
-        return Ok(format!("/kernelet-oci-{id}"));
+        return Ok(format!("/{id}"));
     };
     let text = path.to_string_lossy();
     if text.matches(':').count() == 2 && !text.starts_with('/') {

@@ -66,6 +66,20 @@ pub fn set_affinity(cpus: &NumberSet, what: &'static str) -> Result<()> {
     answer(n, what)
 }
 
+/// Lets the calling thread run wherever its cgroup lets it. That a kernel refuses it is no harm.
+pub fn reset_affinity() {
+    let all = [u64::MAX; 128];
+    // SAFETY: the words are valid for the length given, in bytes.
+    unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            0,
+            size_of_val(&all),
+            all.as_ptr(),
+        );
+    }
+}
+
 /// Where the calling thread may run now.
 pub fn affinity() -> Result<NumberSet> {
     // As many CPUs as any kernel can be built for.

@@ -169,7 +169,7 @@ impl Bundle {
     }
 
     pub fn no_cgroup(&self) -> String {
-        format!("kernelet-oci-{}", self.id)
+        self.id.clone()
     }
 }
 

@@ -155,3 +155,30 @@ fn readiness_is_passed_on() {
     );
     b.succeeds(&["delete", "--force", &b.id]);
 }
+
+#[test]
+fn a_session_keyring_is_the_containers_own_unless_it_shall_not_be() {
+    let Some(b) = bundle("keyring") else { return };
+    if Command::new("cc").arg("--version").output().is_err() {
+        return println!("SKIP keyring: needs cc (package gcc)");
+    }
+    // KEYCTL_GET_KEYRING_ID of KEY_SPEC_SESSION_KEYRING, without making one.
+    let code = "#include <stdio.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
+        int main(void) { printf(\"%ld\\n\", syscall(SYS_keyctl, 0, -3, 0)); return 0; }\n";
+    let (source, asker) = (
+        b.path().join("keyring.c"),
+        b.path().join("rootfs/bin/keyring"),
+    );
+    fs::write(&source, code).unwrap();
+    let built = Command::new("cc")
+        .args(["-static", "-o"])
+        .args([&asker, &source])
+        .status();
+    assert!(built.unwrap().success());
+    let callers = String::from_utf8(Command::new(&asker).output().unwrap().stdout).unwrap();
+    b.script("keyring");
+    let own = b.succeeds(&["run", &b.id]);
+    assert!(own != callers && own.trim().parse::<u32>().is_ok(), "{own}");
+    let inherited = b.succeeds(&["run", "--no-new-keyring", &b.id]);
+    assert_eq!(inherited, callers);
+}

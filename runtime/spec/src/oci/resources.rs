@@ -186,7 +186,8 @@ fn device(field: &str, rule: &LinuxDeviceCgroup) -> Result<DeviceRule> {
         .as_deref()
         .filter(|a| !a.is_empty())
         .unwrap_or("rwm");
-    if text.chars().any(|c| !"rwm".contains(c)) {
+    // runc's callers also write `rwa`: "all" beside what it is.
+    if text.chars().any(|c| !"rwma".contains(c)) {
         return refuse(field, format!("access {text:?} is not of r, w and m"));
     }
     Ok(DeviceRule {

@@ -45,6 +45,12 @@ pub enum DetectError {
     None,
 }
 
+/// Of two mounts of one hierarchy the one at the usual place counts: the other may be in a root that is being built.
+fn usual(new: &Path, old: &Path) -> bool {
+    let usual = Path::new("/sys/fs/cgroup");
+    new.starts_with(usual) && !old.starts_with(usual)
+}
+
 impl Layout {
     /// Looks at this process's mounts. Kept by the caller: a host doesn't change it while it runs.
     pub fn detect() -> Result<Layout, DetectError> {
@@ -82,15 +88,19 @@ impl Layout {
             }
             let mount = PathBuf::from(unescape(mount));
             match right.first() {
-                Some(&"cgroup2") if layout.v2.is_none() => layout.v2 = Some(mount),
+                Some(&"cgroup2") if layout.v2.as_ref().is_none_or(|old| usual(&mount, old)) => {
+                    layout.v2 = Some(mount);
+                }
                 Some(&"cgroup") => {
                     let options = right.get(2).copied().unwrap_or_default();
                     let hierarchy = Hierarchy::parse(mount, options);
-                    let known = |h: &Hierarchy| {
+                    let known = |h: &&mut Hierarchy| {
                         h.controllers == hierarchy.controllers && h.name == hierarchy.name
                     };
-                    if !layout.v1.iter().any(known) {
-                        layout.v1.push(hierarchy);
+                    match layout.v1.iter_mut().find(known) {
+                        Some(old) if usual(&hierarchy.mount, &old.mount) => *old = hierarchy,
+                        Some(_) => {}
+                        None => layout.v1.push(hierarchy),
                     }
                 }
                 _ => {}
@@ -200,6 +210,21 @@ mod tests {
     fn a_containers_view_of_a_hierarchy_is_passed_over() {
         let text = "33 32 0:29 /docker/abc /x/cpu rw - cgroup cgroup rw,cpu\n";
         assert!(Layout::parse(text).v1.is_empty());
+    }
+
+    #[test]
+    fn the_usual_mount_of_a_hierarchy_counts() {
+        let text = "\
+40 1 0:30 / /root/sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+41 1 0:31 / /root/sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+42 1 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+43 1 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+44 1 0:31 / /other/cpu rw - cgroup cgroup rw,cpu
+";
+        let layout = Layout::parse(text);
+        assert_eq!(layout.v2, Some("/sys/fs/cgroup/unified".into()));
+        let mounts: Vec<&Path> = layout.v1.iter().map(|h| h.mount.as_path()).collect();
+        assert_eq!(mounts, [Path::new("/sys/fs/cgroup/cpu")]);
     }
 
     #[test]

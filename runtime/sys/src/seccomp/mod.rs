@@ -65,11 +65,28 @@ pub fn install_listening(filter: &Filter) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+impl Filter {
+    /// The flags that it is installed with, but for the listener's.
+    pub fn flag_bits(&self) -> u64 {
+        const SECCOMP_FILTER_FLAG_LOG: u64 = 2;
+        const SECCOMP_FILTER_FLAG_SPEC_ALLOW: u64 = 4;
+        const SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: u64 = 32;
+        let flags = [
+            (self.flags.log, SECCOMP_FILTER_FLAG_LOG),
+            (self.flags.spec_allow, SECCOMP_FILTER_FLAG_SPEC_ALLOW),
+            // Kernel 5.19; the kernel takes it with a listener only.
+            (
+                self.flags.wait_killable && self.listens,
+                SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+            ),
+        ];
+        let set = flags.iter().filter(|(on, _)| *on);
+        set.fold(0, |all, (_, bit)| all | bit)
+    }
+}
+
 fn set(filter: &Filter, more: u64) -> Result<i64> {
     const SECCOMP_SET_MODE_FILTER: u32 = 1;
-    const SECCOMP_FILTER_FLAG_LOG: u64 = 2;
-    const SECCOMP_FILTER_FLAG_SPEC_ALLOW: u64 = 4;
-    const SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: u64 = 32;
     #[cfg(feature = "weakened")]
     if kernelet_spec::weakened::is_out(kernelet_spec::weakened::Defence::Filter) {
         return Ok(0);
@@ -84,19 +101,7 @@ fn set(filter: &Filter, more: u64) -> Result<i64> {
         len: filter.insns.len() as u16,
         filter: filter.insns.as_ptr().cast_mut().cast(),
     };
-    let wish = filter.flags;
-    let flags = [
-        (wish.log, SECCOMP_FILTER_FLAG_LOG),
-        (wish.spec_allow, SECCOMP_FILTER_FLAG_SPEC_ALLOW),
-        // Kernel 5.19; the kernel takes it with a listener only.
-        (
-            wish.wait_killable && more != 0,
-            SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
-        ),
-    ]
-    .iter()
-    .filter(|(on, _)| *on)
-    .fold(more, |all, (_, bit)| all | bit);
+    let flags = filter.flag_bits() | more;
     // SAFETY: the program's length and pointer describe the vector, which the kernel only reads.
     let n = unsafe {
         libc::syscall(
