@@ -3,6 +3,7 @@
 #[path = "../bundle/mod.rs"]
 mod bundle;
 mod exec;
+mod found;
 mod life;
 mod limits;
 mod sockets;
