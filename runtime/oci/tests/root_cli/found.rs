@@ -178,3 +178,36 @@ fn it_goes_by_the_name_that_it_is_called_by() {
     assert!(said(&["--help"]).contains("\n   runc - Open Container Initiative runtime\n"));
     assert!(said(&["kill", "--help"]).contains("\n   runc kill - "));
 }
+
+#[test]
+fn a_group_that_is_frozen_already_is_refused_and_can_be_removed() {
+    let Some(b) = bundle("frozen") else { return };
+    let layout = kernelet_sys::cgroup::Layout::detect().unwrap();
+    let path = format!("/{}", b.id);
+    b.change(|c| c["linux"]["cgroupsPath"] = json!(path));
+    // Where a freezer of v1 is beside a v2 tree, somebody else may have used that.
+    let group = layout.group(&path);
+    let dir = group.v1_dir("freezer").or_else(|| group.v2_dir()).unwrap();
+    fs::create_dir(&dir).unwrap();
+    let (file, frozen, thawed) = match dir.join("freezer.state") {
+        file if file.exists() => (file, "FROZEN", "THAWED"),
+        _ => (dir.join("cgroup.freeze"), "1", "0"),
+    };
+    fs::write(&file, frozen).unwrap();
+    for command in ["run", "create"] {
+        crate::fails(
+            &b,
+            &[command, &b.id],
+            "container's cgroup unexpectedly frozen",
+        );
+    }
+    fs::write(&file, thawed).unwrap();
+    fs::remove_dir(&dir).unwrap();
+    // Frozen later, a container is paused, and removed all the same.
+    b.script("exec sleep 1000");
+    b.succeeds(&["run", "-d", &b.id]);
+    fs::write(&file, frozen).unwrap();
+    crate::until(|| crate::state(&b)["status"] == "paused", "paused");
+    b.succeeds(&["delete", "--force", &b.id]);
+    assert!(!dir.exists());
+}

@@ -193,7 +193,8 @@ impl<'a> Group<'a> {
     pub fn kill(&self) -> Result<()> {
         if let Some(dir) = self.v2_dir() {
             match write(&dir.join("cgroup.kill"), "1") {
-                Ok(()) => return Ok(()),
+                // Who is frozen in v1's hierarchy dies only when it goes on.
+                Ok(()) => return self.thaw_v1(),
                 // ENODEV: the group has just been removed. ENOENT: it, or (before 5.14) the file.
                 Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) && !dir.is_dir() => {}
                 Err(e) if e.errno == Errno::ENOENT => {}
@@ -230,6 +231,9 @@ impl<'a> Group<'a> {
     /// [`Group::frozen`] says when all have stopped.
     pub fn freeze(&self, on: bool) -> Result<()> {
         if let Some(dir) = self.v2_dir() {
+            if !on {
+                self.thaw_v1()?;
+            }
             return write(&dir.join("cgroup.freeze"), if on { "1" } else { "0" });
         }
         match self.v1_dir("freezer") {
@@ -241,7 +245,23 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// Beside a v2 tree, what somebody else has frozen in v1's hierarchy.
+    fn frozen_v1(&self) -> Option<PathBuf> {
+        let state = self.v1_dir("freezer")?.join("freezer.state");
+        (read(&state).ok()?.trim() != "THAWED").then_some(state)
+    }
+
+    fn thaw_v1(&self) -> Result<()> {
+        match self.frozen_v1() {
+            Some(state) => write(&state, "THAWED"),
+            None => Ok(()),
+        }
+    }
+
     pub fn frozen(&self) -> Result<bool> {
+        if self.layout.v2.is_some() && self.frozen_v1().is_some() {
+            return Ok(true);
+        }
         if let Some(dir) = self.v2_dir() {
             return Ok(read(&dir.join("cgroup.events"))?
                 .lines()
