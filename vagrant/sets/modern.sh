@@ -1,6 +1,5 @@
 #!/bin/sh
 # A newer kernel (Debian 13's): a node runs the example, and containers keep their limits
-# pending: written, but not yet seen to hold from end to end
 # guest: kernel=trixie
 set -eu
 uname -r

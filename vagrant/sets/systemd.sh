@@ -1,6 +1,5 @@
 #!/bin/sh
 # systemd as process 1: the unit as it is shipped, pods that outlive it, containers in scopes of their own
-# pending: written, but not yet seen to hold from end to end
 # guest: init=systemd
 set -eu
 export KUBECONFIG=/var/lib/kernelet/kubeconfig
