@@ -352,6 +352,12 @@ fn on_stage(
         user_namespace::become_root()?;
         process::set_not_dumpable()?;
     }
+    leave_to_sibling(flags, end)
+}
+
+/// The stage's last step: makes the child as the parent's, tells of it and ends. Comes back in the child, when the
+/// parent has heard.
+fn leave_to_sibling(flags: u64, end: &ChildEnd) -> Result<(), CreateError> {
     // SAFETY: this copy of the caller has its one thread.
     match unsafe { process::clone3_sibling(flags) }? {
         Forked::Child => Ok(end.wait_for_go()?),
@@ -455,16 +461,7 @@ fn stage_inside(
     ns::enter(user, ns::NEWUSER)?;
     user_namespace::become_root()?;
     process::set_not_dumpable()?;
-    // SAFETY: this copy of the caller has its one thread.
-    match unsafe { process::clone3_sibling(flags) }? {
-        // Whoever made it must know of it first.
-        Forked::Child => Ok(end.wait_for_go()?),
-        Forked::Parent(child) => {
-            end.child(&child)?;
-            // SAFETY: ends the process at once, without the destructors of the parent it is a copy of.
-            unsafe { libc::_exit(0) }
-        }
-    }
+    leave_to_sibling(flags, end)
 }
 
 /// How exec's process comes into a container when the caller isn't the host's root: a process that need not come back
@@ -503,15 +500,7 @@ fn enter_beside(d: &crate::ExecDescriptors, end: &ChildEnd) -> Result<(), Create
         process::set_not_dumpable()?;
     }
     enter_owned(d, ns::NEWPID)?;
-    // SAFETY: this copy of the caller has its one thread.
-    match unsafe { process::clone3_sibling(0) }? {
-        Forked::Child => Ok(end.wait_for_go()?),
-        Forked::Parent(child) => {
-            end.child(&child)?;
-            // SAFETY: ends the process at once, without the destructors of the parent it is a copy of.
-            unsafe { libc::_exit(0) }
-        }
-    }
+    leave_to_sibling(0, end)
 }
 
 /// Enters those of a process's namespaces that its user namespace owns. Those of the host it shares with this

@@ -22,6 +22,7 @@ const DEV: &str = "/dev";
 pub(crate) struct Volumes {
     base: Option<OwnedFd>,
     mounts: BTreeMap<String, OwnedFd>,
+    kernel_shown: bool,
 }
 
 impl Volumes {
@@ -55,6 +56,10 @@ impl Volumes {
     /// doesn't show already, nor make device nodes: all of them, in this process's mount namespace, which no container
     /// sees.
     pub(crate) fn show_kernel(&mut self) -> Result<(), CreateError> {
+        // A sandbox that could not be made is tried again.
+        if self.kernel_shown {
+            return Ok(());
+        }
         let place = fd::open(Path::new(DEV), OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
         // The nodes' modes are meant as they stand.
         let before = process::set_umask(0);
@@ -67,6 +72,7 @@ impl Volumes {
             let mounted = mount::fs_open(name)?.mount(MountFlags::KERNEL)?;
             mount::attach(mounted.as_fd(), place.as_fd())?;
         }
+        self.kernel_shown = true;
         Ok(())
     }
 

@@ -186,7 +186,7 @@ fn device(field: &str, rule: &LinuxDeviceCgroup) -> Result<DeviceRule> {
         .as_deref()
         .filter(|a| !a.is_empty())
         .unwrap_or("rwm");
-    // runc's callers also write `rwa`: "all" beside what it is.
+    // Some of runc's callers write `rwa`, and runc passes over the `a`.
     if text.chars().any(|c| !"rwma".contains(c)) {
         return refuse(field, format!("access {text:?} is not of r, w and m"));
     }
